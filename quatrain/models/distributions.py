@@ -1,0 +1,149 @@
+"""Action distributions, M at a time: what a statistic reads.
+
+Axes: M action positions, V vocabulary, K support, D action dimensions. Everything is computed in at least fp32.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from quatrain.errors import QuatrainError
+
+KINDS = ("reverse", "forward", "jsd")
+
+
+class Categorical:
+    """π(a) = exp(z_a/T) / Σ_{v∈S} exp(z_v/T): a tempered softmax restricted to a support S.
+
+    logits       [M, V], any float type; −inf is an action that never happens.
+    support_ids  [M, K] action id + 1 of what could be sampled (top-k, top-p), 0 for none; a row of zeros is not truncated.
+    temperature  [M] above 0. None is 1.
+
+    >>> two = Categorical(torch.tensor([[0.0, 0.0, 5.0]]), support_ids=torch.tensor([[1, 2]]))
+    >>> two.log_prob(torch.tensor([0])).exp().item()
+    0.5
+    >>> two.log_prob(torch.tensor([2])).item()
+    -inf
+    """
+
+    def __init__(self, logits: Tensor, support_ids: Tensor | None = None, temperature: Tensor | None = None):
+        z = logits if logits.dtype == torch.float64 else logits.float()
+        self.z = z if temperature is None else z / temperature.to(z.dtype)[:, None]
+        self.support_ids = support_ids
+
+    @cached_property
+    def _full_logsumexp(self) -> Tensor:
+        """[M] over the whole vocabulary."""
+        return self.z.logsumexp(-1)
+
+    @cached_property
+    def _support(self) -> tuple[Tensor, Tensor, Tensor]:
+        """([M, K] z/T on the support and −inf elsewhere, [M] its logsumexp, [M] bool: the row is truncated)."""
+        inside = self.support_ids > 0
+        truncated = inside.any(-1)
+        z = self.z.gather(-1, (self.support_ids - 1).clamp_min(0).long())
+        # A row that is not truncated gets zeros instead of −inf everywhere: its logsumexp is unused, its gradient must not be NaN.
+        z = z.masked_fill(~inside, -math.inf).masked_fill(~truncated[:, None], 0.0)
+        return z, z.logsumexp(-1), truncated
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """[M] log π(a) for action [M]. −inf with zero gradient where π(a) = 0 (outside of the support)."""
+        chosen = self.z.gather(-1, action.long()[:, None])[:, 0]
+        possible = ~torch.isneginf(chosen)
+        if self.support_ids is None:
+            log_prob = chosen.masked_fill(~possible, 0.0) - self._full_logsumexp
+            return log_prob.masked_fill(~possible, -math.inf)
+        _, normaliser, truncated = self._support
+        if not bool(truncated.all()):
+            normaliser = torch.where(truncated, normaliser, self._full_logsumexp)
+        possible = possible & ((self.support_ids == action[:, None] + 1).any(-1) | ~truncated)
+        return (chosen.masked_fill(~possible, 0.0) - normaliser).masked_fill(~possible, -math.inf)
+
+    def entropy(self) -> Tensor:
+        """[M] −Σ_{v∈S} π(v) log π(v), nats."""
+        if self.support_ids is None:
+            return _entropy(self.z, self._full_logsumexp)
+        z, normaliser, truncated = self._support
+        entropy = _entropy(z, normaliser)
+        if bool(truncated.all()):
+            return entropy
+        return torch.where(truncated, entropy, _entropy(self.z, self._full_logsumexp))
+
+    def divergence(self, other: Categorical, kind: str) -> Tensor:
+        """[M] divergence to ``other`` (frozen), nats, over the whole tempered vocabulary of both: supports are ignored.
+
+        reverse  Σ π log(π/q);  forward  Σ q log(q/π);  jsd  ½ KL(π‖m) + ½ KL(q‖m) with m = ½(π + q), at most log 2.
+        Infinite, with zero gradient, where a KL is. Raises QuatrainError for another kind or another vocabulary.
+        """
+        if self.z.shape != other.z.shape:
+            raise QuatrainError(
+                "a divergence compares distributions over the same vocabulary",
+                given=f"{tuple(self.z.shape)} and {tuple(other.z.shape)}",
+                fix="use a teacher with the same tokenizer and vocabulary size",
+            )
+        log_p, log_q = self.z - self._full_logsumexp[:, None], other.z.detach().to(self.z.dtype).log_softmax(-1)
+        if kind == "reverse":
+            return _kl(log_p, log_q)
+        if kind == "forward":
+            return _kl(log_q, log_p)
+        if kind == "jsd":
+            # log(½(p + q)); two impossible actions are given a finite value, since they have no weight and −inf has no slope.
+            never = torch.isneginf(log_p) & torch.isneginf(log_q)
+            log_m = torch.logaddexp(log_p.masked_fill(never, 0.0), log_q.masked_fill(never, 0.0)) - math.log(2.0)
+            return (_kl(log_p, log_m) + _kl(log_q, log_m)) / 2
+        raise QuatrainError("unknown kind of divergence", given=kind, expected=", ".join(KINDS))
+
+
+class Gaussian:
+    """A diagonal Gaussian per position: mean [M, D], std [M, D] above 0 (or anything that broadcasts to them).
+
+    >>> Gaussian(torch.zeros(1, 2), torch.ones(1, 2)).log_prob(torch.zeros(1, 2)).item()
+    -1.8378770351409912
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        self.mean, self.std = torch.broadcast_tensors(mean, std)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """[M] log-density of action [M, D], summed over D."""
+        z = (action - self.mean) / self.std
+        return -(z.square() / 2 + self.std.log() + math.log(2 * math.pi) / 2).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """[M] Σ_d log σ_d + ½ log(2πe), nats."""
+        return (self.std.log() + (1 + math.log(2 * math.pi)) / 2).sum(-1)
+
+    def divergence(self, other: Gaussian, kind: str) -> Tensor:
+        """[M] KL to ``other`` (frozen), nats: reverse KL(π‖q), forward KL(q‖π). Raises QuatrainError for jsd (no closed form)."""
+        mean, std = other.mean.detach(), other.std.detach()
+        if kind == "reverse":
+            return _gaussian_kl(self.mean, self.std, mean, std)
+        if kind == "forward":
+            return _gaussian_kl(mean, std, self.mean, self.std)
+        raise QuatrainError(
+            "this divergence between Gaussians has no closed form", given=kind, expected="reverse or forward", fix="kind='reverse'"
+        )
+
+
+def _entropy(z: Tensor, normaliser: Tensor) -> Tensor:
+    """[M] entropy of softmax(z) for z [M, K] with logsumexp [M]; entries of −inf count 0."""
+    log_p = z - normaliser[:, None]
+    return -(log_p.exp() * log_p.masked_fill(torch.isneginf(log_p), 0.0)).sum(-1)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """[M] Σ p (log p − log q), where 0·log 0 = 0; infinite without gradient where q = 0 < p."""
+    p, absent = log_p.exp(), torch.isneginf(log_q)
+    gap = log_p.masked_fill(torch.isneginf(log_p), 0.0) - log_q.masked_fill(absent, 0.0)
+    infinite = (absent & (p > 0)).any(-1)
+    return (p * gap).sum(-1).masked_fill(infinite, math.inf)
+
+
+def _gaussian_kl(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor) -> Tensor:
+    """[M] KL(N(mean, std²) ‖ N(other_mean, other_std²)), summed over D."""
+    ratio = std / other_std
+    return ((ratio.square() + ((mean - other_mean) / other_std).square() - 1) / 2 - ratio.log()).sum(-1)
