@@ -1,0 +1,233 @@
+"""Small network policies for control: an MLP over observations, categorical or Gaussian actions."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from quatrain.batch import Batch
+from quatrain.errors import QuatrainError
+from quatrain.models.distributions import Categorical, Gaussian
+from quatrain.protocols import Distribution, Policy, Statistic
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Actions 0 … count−1, chosen from a categorical distribution. Actions are integers [M]."""
+
+    count: int
+    kind: ClassVar[str] = "discrete"
+    tempered: ClassVar[bool] = True  # can be sampled at another temperature
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the network puts out per state."""
+        return self.count
+
+    @property
+    def log_stds(self) -> int:
+        """Trained numbers beside the network."""
+        return 0
+
+    def distribution(
+        self, output: Tensor, log_std: Tensor, temperature: Tensor | None = None, support: Tensor | None = None
+    ) -> Categorical:
+        return Categorical(output, support, temperature)
+
+    def sample(self, distribution: Categorical, generator: torch.Generator | None) -> Tensor:
+        """[M] actions: the likeliest one without a generator, else by the Gumbel-max trick (noise from the generator's own device)."""
+        z = distribution.z
+        if generator is None:
+            return z.argmax(-1)
+        uniform = torch.rand(z.shape, generator=generator, device=generator.device).to(z.device)
+        return (z - (-uniform.log()).log()).argmax(-1)
+
+
+@dataclass(frozen=True)
+class Box:
+    """Actions in [low, high]^D from a Gaussian with a standard deviation that does not depend on the state. Actions are floats [M, D].
+
+    What is recorded and scored is the sample as drawn; an environment executes it clipped to the box.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    kind: ClassVar[str] = "box"
+    tempered: ClassVar[bool] = False
+
+    @property
+    def outputs(self) -> int:
+        return len(self.low)
+
+    @property
+    def log_stds(self) -> int:
+        return len(self.low)
+
+    def distribution(self, output: Tensor, log_std: Tensor, temperature: Tensor | None = None, support: Tensor | None = None) -> Gaussian:
+        if temperature is not None or support is not None:
+            raise QuatrainError("a Gaussian policy is sampled at temperature 1, without top-k or top-p", fix="Sampling(temperature=1.0)")
+        return Gaussian(output, log_std.exp())
+
+    def sample(self, distribution: Gaussian, generator: torch.Generator | None) -> Tensor:
+        """[M, D] actions: the mean without a generator."""
+        mean = distribution.mean
+        if generator is None:
+            return mean
+        return mean + distribution.std * torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
+
+
+SPACES = {space.kind: space for space in (Discrete, Box)}
+
+
+def mlp(sizes: Sequence[int], last_gain: float, generator: torch.Generator) -> nn.Sequential:
+    """tanh layers of these sizes with a linear last one.
+
+    Orthogonal weights of gain √2, ``last_gain`` in the last layer, zero biases: Huang et al. 2022, "The 37
+    implementation details of PPO", no. 2.
+    """
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+        last = i == len(sizes) - 2
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        nn.init.orthogonal_(layer.weight, last_gain if last else math.sqrt(2), generator=generator)
+        nn.init.zeros_(layer.bias)
+        layers += [layer] if last else [layer, nn.Tanh()]
+    return nn.Sequential(*layers)
+
+
+def observations(batch: Batch, role: str, size: int) -> Tensor:
+    """[N, T+1, D] what the role saw; QuatrainError when the batch has no such context or it is of another size."""
+    context = batch.contexts.get(role, {})
+    if "observations" not in context:
+        seen = {name: sorted(part) for name, part in batch.contexts.items()}
+        raise QuatrainError(f"a network reads contexts[{role!r}]['observations']", given=seen, expected="observations [N, T+1, D]")
+    found = context["observations"]
+    if found.shape[1:] != (batch.shape[1] + 1, size):
+        expected = f"[{len(batch)}, {batch.shape[1] + 1}, {size}]"
+        raise QuatrainError(
+            "observations are one more than the actions, of the network's own size", given=tuple(found.shape), expected=expected
+        )
+    return found
+
+
+class _Net(nn.Module):
+    def __init__(self, sizes: Sequence[int], log_stds: int, generator: torch.Generator):
+        super().__init__()
+        self.trunk = mlp(sizes, 0.01, generator)
+        self.log_std = nn.Parameter(torch.zeros(log_stds))
+
+
+class NetworkPolicy:
+    """π_θ(a|s) of an MLP over the observation; a ``quatrain.protocols.Policy``.
+
+    observation_size  D.
+    action_space      ``Discrete(count)`` or ``Box(low, high)``.
+    hidden            widths of the tanh layers.
+    seed              of the initial weights.
+
+    >>> policy = NetworkPolicy(4, Discrete(2), hidden=(8,), seed=0)
+    >>> actions, logp = policy.act(torch.zeros(3, 4), torch.Generator().manual_seed(0))
+    >>> actions.shape, logp.exp()
+    (torch.Size([3]), tensor([0.5000, 0.5000, 0.5000]))
+    """
+
+    def __init__(self, observation_size: int, action_space: Discrete | Box, hidden: Sequence[int] = (64, 64), seed: int = 0):
+        self.observation_size, self.action_space, self.hidden = observation_size, action_space, tuple(hidden)
+        sizes = (observation_size, *self.hidden, action_space.outputs)
+        self.module: nn.Module = _Net(sizes, action_space.log_stds, torch.Generator().manual_seed(seed))
+        self.version = 0
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def distribution(self, observations: Tensor, temperature: Tensor | None = None, support: Tensor | None = None) -> Distribution:
+        """π(·|s) at observations [M, D], tempered by temperature [M] and restricted to support [M, K] where given."""
+        output = self.module.trunk(observations.to(self.module.log_std))
+        return self.action_space.distribution(output, self.module.log_std, temperature, support)
+
+    @torch.no_grad()
+    def act(
+        self, observations: Tensor, generator: torch.Generator | None = None, greedy: bool = False, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """(actions [E] or [E, D], their log-probabilities [E]) at observations [E, D], on the policy's device.
+
+        Greedy actions are the mode, with the log-probability that the policy gives it. Raises QuatrainError without a generator for
+        sampled actions, and for a temperature other than 1 of Gaussian actions.
+        """
+        if generator is None and not greedy:
+            raise QuatrainError("sampled actions need a generator", fix="torch.Generator().manual_seed(seed), or greedy=True")
+        tempered = None if temperature == 1.0 else torch.full((len(observations),), temperature, device=self.device)
+        distribution = self.distribution(observations, tempered)
+        actions = self.action_space.sample(distribution, None if greedy else generator)
+        return actions, distribution.log_prob(actions)
+
+    def distributions(self, batch: Batch, role: str = "policy") -> Distribution:
+        """π(·|s) at the M positions where ``batch.mask`` is True, row by row; columns ``temperature`` and ``support`` are honoured."""
+        seen = observations(batch, role, self.observation_size)[:, :-1][batch.mask]
+        temperature, support = (batch[name][batch.mask] if name in batch.columns else None for name in ("temperature", "support"))
+        return self.distribution(seen, temperature, support)
+
+    def score(
+        self, batch: Batch, statistics: Sequence[Statistic], role: str = "policy", others: Mapping[str, Policy] | None = None
+    ) -> dict[Statistic, Tensor]:
+        """Each statistic at every action [N, T], zero where the mask is False (observations there are not read). See the protocol."""
+        distribution, action = self.distributions(batch, role), batch.actions[batch.mask]
+        frozen = {}
+        for name in {name for statistic in statistics for name in statistic.needs}:
+            if name not in (others or {}):
+                raise QuatrainError(
+                    f"a statistic reads the model {name!r}", given=f"models {sorted(others or {})}", fix=f"others={{{name!r}: …}}"
+                )
+            with torch.no_grad():
+                frozen[name] = others[name].distributions(batch, name if name in batch.contexts else role)
+        values = {statistic: statistic(distribution, action, frozen) for statistic in statistics}
+        return {statistic: value.new_zeros(batch.shape).masked_scatter(batch.mask, value) for statistic, value in values.items()}
+
+    def clone(self) -> NetworkPolicy:
+        """A frozen copy with its own weights."""
+        twin = copy.deepcopy(self)
+        twin.module.requires_grad_(False)
+        return twin
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` (weights ``trunk.*``, ``log_std``) and ``config.json``; ``load_network`` reads them back."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()}, folder / "model.safetensors"
+        )
+        space = {"kind": self.action_space.kind, **asdict(self.action_space)}
+        config: dict[str, Any] = {"kind": "network", "observation_size": self.observation_size, "action_space": space}
+        config |= {"hidden": list(self.hidden), "version": self.version}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_network(folder: str | Path) -> NetworkPolicy:
+    """The policy that ``NetworkPolicy.save`` wrote. QuatrainError when the folder holds something else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    expected = "config.json (kind: network) and model.safetensors"
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        space = dict(config["action_space"])
+        action_space = SPACES[space.pop("kind")](**{name: tuple(v) if isinstance(v, list) else v for name, v in space.items()})
+        policy = NetworkPolicy(config["observation_size"], action_space, config["hidden"])
+        policy.module.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise QuatrainError("no network policy can be read here", given=f"{folder}: {error}", expected=expected) from error
+    policy.version = config["version"]
+    return policy
