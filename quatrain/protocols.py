@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+if TYPE_CHECKING:  # reward workers start by importing Item: in milliseconds, without torch
+    from torch import Tensor, nn
 
-from quatrain.batch import Batch
+    from quatrain.batch import Batch
 
 
 @dataclass(frozen=True)
