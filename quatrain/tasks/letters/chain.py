@@ -1,0 +1,45 @@
+"""Chained operations: ``7+5-3*2>`` is worked from left to right modulo 10, every intermediate value written: ``2>9>8``.
+
+The typical mistake is to read ``*`` as ``+``; a long chain is right only if every step is, so that it matters which
+step is credited.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from quatrain.tasks.letters.kind import Kind, Problem, after, below
+
+OPERATIONS = (2, 3, 4, 6, 8)  # by level
+
+
+def _draw(random: Random, level: int) -> Problem:
+    parts = [str(below(random, 10))]
+    for _ in range(OPERATIONS[level - 1]):
+        parts.append("+-*"[below(random, 3)])
+        parts.append(str(below(random, 10)))
+    return ("".join(parts),)
+
+
+def _values(problem: Problem, random: Random | None = None, rate: float = 0.0) -> list[str]:
+    text = problem[0]
+    value, values = int(text[0]), []
+    for place in range(1, len(text), 2):
+        operation, operand = text[place], int(text[place + 1])
+        if operation == "*" and random is not None and random.random() < rate:
+            operation = "+"
+        value = (value + operand if operation == "+" else value - operand if operation == "-" else value * operand) % 10
+        values.append(str(value))
+    return values
+
+
+chain = Kind(
+    name="chain",
+    draw=_draw,
+    key=lambda problem: problem[0],
+    prompt=lambda problem: problem[0] + ">",
+    steps=lambda problem: tuple(_values(problem)),
+    slip=lambda problem, random, rate: ">".join(_values(problem, random, rate)),
+    check=after(">"),
+    mark=">",
+)
