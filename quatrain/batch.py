@@ -23,12 +23,12 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "current_logp": ("log π_θ of the action under the weights being trained", "the training loop, when scoring"),
     "current_entropy": ("entropy of π_θ at the action, nats", "the training loop, when scoring"),
     "behaviour_logp": ("log-probability under the distribution really sampled from", "a sampling source: OnPolicy"),
-    "old_logp": ("log-probability under the weights at the start of the update", "OnPolicy, or columns={'old_logp': Score('policy')}"),
-    "reference_logp": ("log-probability under a frozen reference", "models={'reference': Frozen()} with columns={'reference_logp': Score('reference')}"),
-    "teacher_logp": ("log-probability under the teacher", "models={'teacher': Given('teacher')} with columns={'teacher_logp': Score('teacher')}"),
+    "old_logp": ("log-probability under the weights at the start of the update", "OnPolicy, or the edit Score('policy', name='old_logp')"),
+    "reference_logp": ("log-probability under a frozen reference", "models={'reference': Frozen()} with the edit Score('reference')"),
+    "teacher_logp": ("log-probability under the teacher", "models={'teacher': Given('teacher')} with the edit Score('teacher')"),
     "rewards": ("reward of each action", "an environment or a process reward"),
-    "value": ("critic's value before the action", "columns={'value': Values('critic')}"),
-    "next_value": ("critic's value after the action", "columns={'value': Values('critic')}"),
+    "value": ("critic's value before the action", "the edit Values('critic')"),
+    "next_value": ("critic's value after the action", "the edit Values('critic')"),
     "terminated": ("the episode ended after this action, for good: no value follows", "a sampling source"),
     "truncated": ("the episode was cut after this action: a value follows", "a sampling source"),
     "present": ("the position is content (an action or an observation), not padding", "every source"),
@@ -145,9 +145,8 @@ class Batch:
         if index.dtype == torch.bool:
             index = index.nonzero()[:, 0]
         chosen = index.tolist() if self.notes else []
-        return replace(
-            self._map(lambda value: value[index]), notes={name: tuple(value[i] for i in chosen) for name, value in self.notes.items()}
-        )
+        notes = {name: tuple(value[i] for i in chosen) for name, value in self.notes.items()}
+        return replace(self, notes={})._map(lambda value: value[index]).with_notes(**notes)
 
     def trim(self) -> Batch:
         """Without the trailing positions that are present in no row."""
@@ -240,6 +239,15 @@ def group_index(batch: Batch, by: str = "prompt") -> tuple[Tensor, int]:
     """([N] group number from 0, how many groups) for a group key."""
     groups, index = torch.unique(batch[by], return_inverse=True)
     return index, len(groups)
+
+
+def group_sum(value: Tensor, index: Tensor, count: int) -> Tensor:
+    """Sum of value [N] over each group: [count].
+
+    >>> group_sum(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 1, 0]), 2).tolist()
+    [5.0, 2.0]
+    """
+    return torch.zeros(count, dtype=value.dtype, device=value.device).index_add_(0, index, value)
 
 
 def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
