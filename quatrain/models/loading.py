@@ -1,0 +1,139 @@
+"""A causal language model from a directory or a name, with the messages that a person needs when that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quatrain.errors import QuatrainError, nearest
+from quatrain.models.causal_lm import CausalLM, quiet
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): W + (alpha/rank)·B·A, with only A and B trained.
+
+    rank     at least 1.
+    alpha    scale of the update.
+    targets  names of the adapted modules, or "all-linear".
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: str | Sequence[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise QuatrainError("a low-rank adapter needs a rank and a scale", given=self, expected="rank ≥ 1, alpha > 0")
+
+
+def load_causal_lm(
+    name_or_path: str | Path,
+    dtype: str = "float32",
+    lora: LoraSettings | None = None,
+    gradient_checkpointing: bool = False,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    chat_template: bool | None = None,
+) -> CausalLM:
+    """The model and tokenizer of a Hugging Face directory or hub name, as a policy. Only safetensors are read.
+
+    dtype   "float32", "bfloat16" or "auto" (as saved). device  "auto" takes an accelerator if there is one.
+
+    Raises QuatrainError when the directory does not exist or holds no model, no safetensors or no tokenizer, when the
+    hub cannot be reached, and for an unknown dtype.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if dtype not in DTYPES:
+        raise QuatrainError("unknown dtype", given=dtype, expected=", ".join(DTYPES), fix=nearest(dtype, DTYPES))
+    name = str(name_or_path)
+    _check_directory(name)
+    tokenizer = _tokenizer(name, trust_remote_code)
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                name, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=trust_remote_code
+            )
+    except (OSError, ValueError) as error:
+        raise _refusal(name, "model", error) from error
+    model = model.to(_device(device))
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if lora is not None:
+        model = add_lora(model, lora)
+    return CausalLM(model, tokenizer, chat_template=chat_template)
+
+
+def add_lora(model: Any, settings: LoraSettings) -> Any:
+    """The model wrapped with trainable adapters; its own weights are frozen. Raises QuatrainError for targets it does not have."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise QuatrainError("the adapters do not fit the model", given=settings, expected=str(error), fix="targets='all-linear'") from error
+
+
+def _check_directory(name: str) -> None:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        files = {file.name for file in path.iterdir()}
+        if not files & {"config.json", "adapter_config.json"}:
+            raise QuatrainError(
+                "this directory is not a model",
+                given=path,
+                expected="config.json, model.safetensors and the tokenizer's files",
+                fix="give the directory that save_pretrained wrote",
+            )
+        if not any(file.endswith(".safetensors") for file in files):
+            raise QuatrainError(
+                "this directory has no safetensors weights",
+                given=", ".join(sorted(files)),
+                expected="model.safetensors",
+                fix="load it once with transformers and save it with save_pretrained (pickled weights can run code and are not read)",
+            )
+    elif path.exists():
+        raise QuatrainError("a model is a directory", given=path, expected="a directory with config.json and model.safetensors")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise QuatrainError(
+            "this directory does not exist", given=path, expected="a Hugging Face model directory, or a name such as Qwen/Qwen3-0.6B"
+        )
+
+
+def _tokenizer(name: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _refusal(name, "tokenizer", error) from error
+
+
+def _refusal(name: str, what: str, error: Exception) -> QuatrainError:
+    cause = str(error).strip().splitlines()[0]
+    if Path(name).expanduser().is_dir():
+        return QuatrainError(
+            f"the directory's {what} cannot be loaded", given=name, expected=cause, fix=f"save the {what} there with save_pretrained"
+        )
+    return QuatrainError(
+        f"no directory of this name, and the hub does not provide the {what}",
+        given=name,
+        expected=cause,
+        fix="give a directory, or check the name and the connection",
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")

@@ -1,0 +1,117 @@
+"""Statistics of a causal language model at the actions of a batch, and nowhere else.
+
+Rows are made contiguous (prompt, then response, padding only at the end), so that the backbone needs no attention
+mask. The hidden states of the M actions are gathered, and only those meet the head, a chunk at a time: logits for
+prompts, padding and the whole batch at once ([N, T, V]) never exist. With more than one chunk the logits of a chunk
+are computed again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quatrain.batch import Batch, spread
+from quatrain.errors import QuatrainError
+from quatrain.models.backbone import Backbone
+from quatrain.models.chunked import by_chunks
+from quatrain.models.distributions import Categorical
+from quatrain.protocols import Statistic
+
+CHUNK_ELEMENTS = 2**24  # logits held at once
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch as a language model reads it.
+
+    ids [N, L] int64: prompt and response without gaps, then padding; index [M]: where in the flattened [N·L] hidden
+    states the distribution of each action is, in the (row-major) order of ``batch.mask``.
+    """
+
+    ids: Tensor
+    index: Tensor
+
+
+def contiguous(batch: Batch, role: str, pad: int = 0) -> Rows:
+    """Prompt of that role followed by what is present in the response, without the padding in between.
+
+    Raises QuatrainError when the batch has no such context, or an action has nothing before it.
+    """
+    if role not in batch.contexts:
+        raise QuatrainError(
+            f"the batch has no context of role {role!r}",
+            given=", ".join(batch.contexts) or "none",
+            expected="contexts[role]['tokens'] and ['mask']",
+        )
+    context = batch.contexts[role]
+    tokens = torch.cat([context["tokens"].long(), batch.actions.long()], 1)
+    keep = torch.cat([context["mask"].bool(), batch.present | batch.mask], 1)
+    place = keep.cumsum(1) - 1
+    lengths = keep.sum(1)
+    longest = max(1, int(lengths.max())) if len(batch) else 1
+    # What is dropped goes into one more column that is cut off again.
+    ids = torch.full((len(batch), longest + 1), pad, dtype=torch.long, device=batch.device)
+    ids = ids.scatter(1, place.masked_fill(~keep, longest), tokens)[:, :longest]
+    rows, steps = batch.mask.nonzero(as_tuple=True)
+    before = place[rows, context["tokens"].shape[1] + steps] - 1
+    if len(before) and int(before.min()) < 0:
+        raise QuatrainError(
+            "an action has nothing before it", expected="at least one prompt token in every row", fix="begin prompts with a token"
+        )
+    return Rows(ids, rows * longest + before)
+
+
+def hidden_at_actions(backbone: Backbone, batch: Batch, role: str) -> Tensor:
+    """[M, D] hidden states from which the actions were predicted, in the order of ``batch.mask``."""
+    # Padding is at the end, where causal attention hides it: any id does, but the model's own pad id would make it warn.
+    rows = contiguous(batch, role, pad=1 if backbone.model.config.get_text_config(decoder=True).pad_token_id == 0 else 0)
+    hidden = backbone.hidden(rows.ids)
+    return hidden.reshape(-1, hidden.shape[-1])[rows.index]
+
+
+def score(
+    backbone: Backbone,
+    batch: Batch,
+    statistics: Sequence[Statistic],
+    role: str = "policy",
+    others: Mapping[str, Backbone] | None = None,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> dict[Statistic, Tensor]:
+    """Each statistic at every action, [N, T] and at least fp32; 0 where ``batch.mask`` is False.
+
+    ``temperature`` (per row or action; absent or NaN is 1) and ``support`` of the batch apply. ``others`` are read
+    without gradient, each in the context of its own name if the batch has one, else in ``role``.
+
+    Raises QuatrainError for a missing context or a missing other model.
+    """
+    statistics = list(statistics)
+    needed = {name for statistic in statistics for name in statistic.needs}
+    others = others or {}
+    if missing := needed - set(others):
+        raise QuatrainError(
+            "a statistic reads models that were not given", given=", ".join(others) or "none", expected=", ".join(sorted(missing))
+        )
+    hidden = hidden_at_actions(backbone, batch, role)
+    with torch.no_grad():
+        seen = {name: hidden_at_actions(others[name], batch, name if name in batch.contexts else role) for name in sorted(needed)}
+    action = batch.actions[batch.mask]
+    temperature = spread(batch["temperature"], batch)[batch.mask].nan_to_num(1.0) if "temperature" in batch else None
+    support = batch["support"][batch.mask] if "support" in batch else None
+
+    def measure(logits: Tensor, rows: Any) -> Tensor:
+        """[S, m] statistics of the actions ``rows`` (a slice or an index) from their logits [m, V]."""
+        heat = None if temperature is None else temperature[rows]
+        own = Categorical(backbone.finish(logits), None if support is None else support[rows], heat)
+        with torch.no_grad():
+            rest = {name: Categorical(others[name].logits(states[rows]), None, heat) for name, states in seen.items()}
+        return torch.stack([statistic(own, action[rows], rest) for statistic in statistics])
+
+    size = max(1, chunk_elements // backbone.vocabulary)
+    values = by_chunks(measure, hidden, backbone.head, size, backbone.plain_head)
+    blank = values.new_zeros(batch.shape)
+    return {statistic: blank.masked_scatter(batch.mask, value) for statistic, value in zip(statistics, values, strict=True)}
