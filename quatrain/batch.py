@@ -82,7 +82,9 @@ class Batch:
         n_t = self.mask.shape
         for name, value in (("actions", self.actions), *self.columns.items()):
             if value.shape[:2] != n_t:
-                raise QuatrainError(f"column {name!r} has one value per action", given=tuple(value.shape), expected=f"[{n_t[0]}, {n_t[1]}, …]")
+                raise QuatrainError(
+                    f"column {name!r} has one value per action", given=tuple(value.shape), expected=f"[{n_t[0]}, {n_t[1]}, …]"
+                )
         per_row = [(name, value.shape[0]) for name, value in self.rows.items()]
         per_row += [(f"{role}.{name}", value.shape[0]) for role, part in self.contexts.items() for name, value in part.items()]
         per_row += [(name, len(value)) for name, value in self.notes.items()]
@@ -193,10 +195,15 @@ class Batch:
         return Batch(
             mask=join([batch.mask for batch in batches]),
             actions=join([batch.actions for batch in batches]),
-            columns={name: join([batch.columns.get(name) for batch in batches], (length,)) for name in _names(batch.columns for batch in batches)},
+            columns={
+                name: join([batch.columns.get(name) for batch in batches], (length,)) for name in _names(batch.columns for batch in batches)
+            },
             rows={name: join([batch.rows.get(name) for batch in batches]) for name in _names(batch.rows for batch in batches)},
             contexts={
-                role: {name: join([batch.contexts[role].get(name) for batch in batches]) for name in _names(batch.contexts[role] for batch in batches)}
+                role: {
+                    name: join([batch.contexts[role].get(name) for batch in batches])
+                    for name in _names(batch.contexts[role] for batch in batches)
+                }
                 for role in batches[0].contexts
             },
             notes={

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from quatrain.batch import Batch
+from quatrain.batch import Batch, missing
 from quatrain.errors import QuatrainError
+from quatrain.parts.advantages import GeneralisedAdvantage
 
 
 class Critic(Protocol):
@@ -53,20 +56,42 @@ def value_loss(
     return 0.5 * error.sum() / (max(len(targets), 1) if count is None else count)
 
 
-def fit_value(
-    critic: Critic, batch: Batch, clip: float | None = None, role: str = "policy", count: float | None = None
-) -> dict[str, Tensor]:
-    """The critic's loss on a batch, as named scalars.
+@dataclass(frozen=True)
+class ValueLoss:
+    """The loss of a critic's Fit: squared error to the λ-returns of the values it had when the batch was collected.
 
-    Reads the columns ``return`` [N, T] (λ-returns, ``quatrain.parts.gae``) and, for ``clip``, ``value`` (what the critic said when
-    they were made). ``loss`` is differentiable; ``explained_variance`` = 1 − Var(R − V)/Var(R) is for people: 1 is perfect, 0 is
-    no better than a constant; NaN when all returns are equal.
+    discount γ and trace λ lie in [0, 1]; clip as in ``value_loss``. Measures ``value_loss`` and, for people, ``value_error``: the
+    mean square of R − V relative to that of R (0 is perfect).
     """
-    values, targets, mask = critic.values(batch, role)[:, :-1], batch["return"], batch.mask
-    old = batch["value"] if clip is not None else None
-    residual, spread = (targets - values.detach())[mask], targets[mask]
-    explained = 1 - residual.var(correction=0) / spread.var(correction=0)
-    return {
-        "loss": value_loss(values, targets, mask, old, clip, count),
-        "explained_variance": torch.where(explained.isfinite(), explained, torch.nan),
-    }
+
+    discount: float = 0.99
+    trace: float = 0.95
+    clip: float | None = None
+    live: ClassVar[bool] = False
+
+    def models(self) -> set[str]:
+        return set()
+
+    def check(self, provided: set[str]) -> None:
+        for name in ("reward", "value", "next_value"):
+            if name not in provided:
+                raise missing(name, provided, "ValueLoss")
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add the column ``return``."""
+        advantage = GeneralisedAdvantage(self.discount, self.trace)(batch)
+        return batch.with_columns(**{"return": advantage + torch.where(batch.mask, batch["value"], 0.0)})
+
+    def finalise(self, batch: Batch, current: Mapping[Any, Tensor] | None = None) -> Batch:
+        """Remember the number of actions of the whole update."""
+        return batch.with_rows(actions=batch.mask.sum().expand(len(batch)))
+
+    def active(self, batch: Batch) -> Tensor:
+        return batch.mask.any(1)
+
+    def loss(self, model: Critic, batch: Batch, others: Mapping[str, Any]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor | float]]]:
+        values, target = model.values(batch)[:, :-1], batch["return"]
+        old = batch["value"] if self.clip is not None else None
+        loss = value_loss(values, target, batch.mask, old, self.clip, float(batch["actions"][0]))
+        error = (values.detach() - target)[batch.mask].square().sum()
+        return loss, {"value_loss": (loss.detach(), 1.0), "value_error": (error, target[batch.mask].square().sum())}

@@ -27,8 +27,8 @@ def gae(
     acted). discount γ and trace λ lie in [0, 1].
 
     Termination ends the value and the recursion; truncation ends only the recursion, so ``next_value`` there must be the value of
-    the observation that the episode was cut at. A position outside the mask (padding, an environment's reset step) has A = 0 and
-    passes nothing on, whatever it holds: NaN there is harmless. The last action of a row has no successor: A = δ.
+    the observation that the episode was cut at. A position outside the mask (padding, an environment's reset step, a tool's
+    answer between two actions) has A = 0, whatever it holds: NaN there is harmless; it passes on what follows, undiscounted. The last action of a row has no successor: A = δ.
 
     λ = 0 → the one-step temporal difference δ; λ = 1 → discounted reward-to-go minus V(s_t).
 
@@ -42,8 +42,8 @@ def gae(
             raise QuatrainError(f"{name} lies between 0 and 1", given=number)
     bootstrap = torch.where(terminated, 0.0, next_value)  # a terminal state's value may be anything, NaN included
     delta = torch.where(mask, rewards + discount * bootstrap - value, 0.0)
-    carry = (mask & ~terminated & ~truncated).to(delta.dtype) * (discount * trace)
-    return discounted_sum(delta, carry)
+    carry = torch.where(mask, (~terminated & ~truncated).to(delta.dtype) * (discount * trace), 1.0)
+    return torch.where(mask, discounted_sum(delta, carry), 0.0)
 
 
 def lambda_returns(

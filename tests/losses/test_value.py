@@ -9,7 +9,7 @@ import torch
 
 from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
-from quatrain.losses.value import fit_value, value_loss
+from quatrain.losses.value import ValueLoss, value_loss
 
 VALUES = torch.tensor([[1.0, 4.0, 9.0]])
 TARGETS = torch.tensor([[3.0, 3.0, 7.0]])
@@ -69,26 +69,34 @@ def test_impossible_clips_are_refused(old: torch.Tensor | None, clip: float):
 
 
 def batch(**columns: torch.Tensor) -> Batch:
-    return Batch(MASK, torch.zeros(1, 3, dtype=torch.long), columns={"return": TARGETS, **columns})
+    return Batch(MASK, torch.zeros(1, 3, dtype=torch.long), columns=columns)
 
 
-def test_fitting_reads_the_states_before_the_actions():
-    said = torch.cat([VALUES, torch.tensor([[100.0]])], 1)
-    assert fit_value(Given(said), batch())["loss"].item() == value_loss(VALUES, TARGETS, MASK).item()
-    old = torch.tensor([[0.0, 3.5, 0.0]])
-    assert fit_value(Given(said), batch(value=old), clip=0.2)["loss"].item() == value_loss(VALUES, TARGETS, MASK, old, clip=0.2).item()
+def test_a_fit_regresses_on_the_returns_of_the_values_before_the_actions():
+    """γ = λ = 1, rewards 0, 2 and then the end: both returns are 2, whatever the old values."""
+    known = batch(value=torch.tensor([[5.0, 3.0, torch.nan]]), next_value=torch.tensor([[3.0, 0.0, torch.nan]])).with_rows(
+        reward=torch.tensor([2.0])
+    )
+    fit = ValueLoss(discount=1.0, trace=1.0)
+    update = fit.finalise(fit.prepare(known))
+    assert update["return"].tolist() == [[2.0, 2.0, 0.0]]
+    loss, measures = fit.loss(Given(torch.cat([VALUES, torch.tensor([[100.0]])], 1)), update, {})
+    assert loss.item() == pytest.approx(0.5 * (1 + 4) / 2)
+    assert measures["value_error"][0].item() / measures["value_error"][1].item() == pytest.approx(5 / 8)
 
 
-def test_explained_variance():
-    targets, mask = torch.tensor([[0.0, 2.0, 9.0]]), MASK
-    known = Batch(mask, torch.zeros(1, 3), columns={"return": targets})
-    assert (
-        fit_value(Given(torch.tensor([[5.0, 7.0, 0.0, 0.0]])), known)["explained_variance"].item() == 1.0
-    )  # a constant error is no variance
-    assert fit_value(Given(torch.ones(1, 4)), known)["explained_variance"].item() == 0.0
-    assert fit_value(Given(torch.ones(1, 4)), batch())["explained_variance"].isnan()  # equal returns have nothing to explain
+def test_parts_of_a_fit_sum_to_the_whole():
+    g = torch.Generator().manual_seed(0)
+    n, t = 6, 5
+    columns = {name: torch.randn(n, t, generator=g) for name in ("value", "next_value")}
+    known = Batch(torch.rand(n, t, generator=g) < 0.6, torch.zeros(n, t), columns=columns, rows={"reward": torch.randn(n, generator=g)})
+    said, fit = torch.randn(n, t + 1, generator=g), ValueLoss(0.9, 0.8, clip=0.2)
+    update = fit.finalise(fit.prepare(known))
+    whole, _ = fit.loss(Given(said), update, {})
+    parts = [fit.loss(Given(said[i : i + 2]), update.take(range(i, i + 2)), {})[0] for i in (0, 2, 4)]
+    torch.testing.assert_close(sum(parts), whole)
 
 
-def test_a_missing_return_is_named():
-    with pytest.raises(QuatrainError, match="'return'"):
-        fit_value(Given(torch.ones(1, 4)), Batch(MASK, torch.zeros(1, 3)))
+def test_a_missing_column_is_named():
+    with pytest.raises(QuatrainError, match="'value'"):
+        ValueLoss().check({"reward"})

@@ -25,7 +25,10 @@ def brute_force(c: dict[str, torch.Tensor], discount: float, trace: float) -> to
     for i in range(n):
         for t in range(t_max):
             total, weight, k = 0.0, 1.0, t
-            while k < t_max and c["mask"][i, k]:
+            while k < t_max and c["mask"][i, t]:
+                if not c["mask"][i, k]:  # passes on what follows, undiscounted
+                    k += 1
+                    continue
                 bootstrap = 0.0 if c["terminated"][i, k] else discount * c["next_value"][i, k].item()
                 total += weight * (c["rewards"][i, k].item() + bootstrap - c["value"][i, k].item())
                 if c["terminated"][i, k] or c["truncated"][i, k]:

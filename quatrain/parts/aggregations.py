@@ -1,0 +1,76 @@
+"""How actions are averaged: a weight [N, T] that depends on the selection alone. Computed on the whole batch of an update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from quatrain.batch import Batch, group_index, group_sum
+from quatrain.errors import QuatrainError
+
+
+def token_mean(batch: Batch, where: Tensor) -> Tensor:
+    """1/Σ|o|: every selected action counts the same. Long trajectories weigh more."""
+    w = where.double()
+    return w / w.sum().clamp(min=1)
+
+
+def sequence_mean(batch: Batch, where: Tensor) -> Tensor:
+    """1/(N·|o_i|): every trajectory with a selected action counts the same (GRPO, GSPO)."""
+    w = where.double()
+    return w / w.sum(1, keepdim=True).clamp(min=1) / _rows(where)
+
+
+def sequence_sum(batch: Batch, where: Tensor) -> Tensor:
+    """1/N: the mean over trajectories of their sums (REINFORCE, RLOO)."""
+    return where.double() / _rows(where)
+
+
+@dataclass(frozen=True)
+class ConstantLength:
+    """1/(N·length): sums divided by a constant, so that length carries no weight (Dr. GRPO; Liu et al. 2025, eq. 4)."""
+
+    length: int
+
+    def __call__(self, batch: Batch, where: Tensor) -> Tensor:
+        return where.double() / (_rows(where) * self.length)
+
+
+@dataclass(frozen=True)
+class PerGroup:
+    """The mean over *all* groups of the batch (also those where nothing is selected) of a group's own average.
+
+    rows     ``mean`` or ``sum`` over the group's selected trajectories, of
+    actions  ``sum`` or ``mean`` over a trajectory's selected actions; or ``pooled``: one mean over all the group's selected
+             actions (DAPO's equation; then ``rows`` has no meaning).
+    """
+
+    by: str = "prompt"
+    actions: Literal["sum", "mean", "pooled"] = "sum"
+    rows: Literal["mean", "sum"] = "mean"
+
+    def __post_init__(self) -> None:
+        if self.actions not in ("sum", "mean", "pooled") or self.rows not in ("mean", "sum"):
+            raise QuatrainError("unknown average", given=f"{self.actions}, {self.rows}", expected="sum|mean|pooled, mean|sum")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.by,)
+
+    def __call__(self, batch: Batch, where: Tensor) -> Tensor:
+        index, count = group_index(batch, self.by)
+        w = where.double()
+        actions = w.sum(1)
+        if self.actions == "pooled":
+            return w / group_sum(actions, index, count)[index].clamp(min=1)[:, None] / count
+        if self.actions == "mean":
+            w = w / actions.clamp(min=1)[:, None]
+        if self.rows == "mean":
+            w = w / group_sum((actions > 0).double(), index, count)[index].clamp(min=1)[:, None]
+        return w / count
+
+
+def _rows(where: Tensor) -> Tensor:
+    return where.any(1).sum().clamp(min=1)

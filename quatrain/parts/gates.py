@@ -1,0 +1,73 @@
+"""Gates: per-prompt weights that depend on how well the prompt is solved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quatrain.batch import Batch, group_index, group_sum
+from quatrain.parts.needs import needs_of
+
+
+def success_rate(batch: Batch, of: str = "reward", by: str = "prompt") -> Tensor:
+    """[N] mean reward of the row's group, over the rows that have one (demonstrations have none: NaN)."""
+    index, count = group_index(batch, by)
+    value = batch[of].double()
+    known = ~value.isnan()
+    size = group_sum(known.double(), index, count)
+    return (group_sum(torch.where(known, value, 0.0), index, count) / size.clamp(min=1))[index]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """1 for prompts whose success rate is above the threshold, else 0; the reverse with ``invert``. HPT, eq. 12."""
+
+    above: float = 0.0
+    invert: bool = False
+    of: str = "reward"
+    by: str = "prompt"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.of, self.by)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return ((success_rate(batch, self.of, self.by) > self.above) != self.invert).double()
+
+
+@dataclass(frozen=True)
+class BySolvedCount:
+    """A weight for each number of solved trajectories: ``table[k]`` for k, the last entry for more."""
+
+    table: Sequence[float]
+    of: str = "reward"
+    by: str = "prompt"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.of, self.by)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        index, count = group_index(batch, self.by)
+        solved = group_sum((batch[self.of].double() > 0.5).long(), index, count)  # NaN is not above
+        table = torch.tensor(self.table, dtype=torch.float64, device=batch.device)
+        return table[solved.clamp(max=len(self.table) - 1)][index]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Another weight times ``by``, divided by ``over``."""
+
+    of: Callable[[Batch], Tensor]
+    by: float = 1.0
+    over: float = 1.0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return needs_of(self.of)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.of(batch) * (self.by / self.over)

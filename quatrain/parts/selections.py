@@ -1,0 +1,37 @@
+"""Which actions a term is about: bool [N, T]. A selection enters the mean's own normaliser; a bound does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from quatrain.batch import Batch, Origin
+from quatrain.parts.needs import needs
+
+
+def every_action(batch: Batch) -> Tensor:
+    """All actions."""
+    return batch.mask
+
+
+@needs("origin")
+def rollouts(batch: Batch) -> Tensor:
+    """Actions that the policy chose itself."""
+    return batch.mask & (batch["origin"] == Origin.POLICY)
+
+
+@needs("origin")
+def demonstrations(batch: Batch) -> Tensor:
+    """Actions that were demonstrated."""
+    return batch.mask & (batch["origin"] == Origin.DEMONSTRATION)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Actions of trajectories that ended by themselves: DAPO's overlong filtering (Yu et al. 2025, §3.4)."""
+
+    needs = ("truncated",)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return batch.mask & ~(batch["truncated"] & batch.mask).any(1, keepdim=True)

@@ -1,0 +1,110 @@
+"""The registry: a decorator on a plain function. The name that users type is the name given there."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from quatrain.errors import QuatrainError, nearest
+from quatrain.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered recipe: how it is built and where it comes from."""
+
+    name: str
+    build: Callable[..., Recipe]
+    family: str
+    title: str
+    paper: str | None
+    doc: str
+
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        return dict(inspect.signature(self.build).parameters)
+
+    @property
+    def summary(self) -> str:
+        return self.doc.strip().splitlines()[0]
+
+
+REGISTRY: dict[str, Entry] = {}
+
+
+def recipe(name: str, *, family: str, title: str, paper: str | None = None) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
+    """Register a function that returns a Recipe. Its parameters are the recipe's options, its docstring the explanation.
+
+    name    what users type; family: the shelf; title: the paper's; paper: its arXiv number, where it has one.
+    """
+
+    def register(function: Callable[..., Recipe]) -> Callable[..., Recipe]:
+        if name in REGISTRY and REGISTRY[name].build.__module__ != function.__module__:
+            raise QuatrainError("two recipes have one name", given=f"{name}: {REGISTRY[name].build.__module__} and {function.__module__}")
+
+        def build(*args: Any, **kwargs: Any) -> Recipe:
+            return replace(function(*args, **kwargs), name=name, summary=inspect.getdoc(function).splitlines()[0])
+
+        build.__doc__, build.__name__, build.__module__ = function.__doc__, function.__name__, function.__module__
+        build.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
+        REGISTRY[name] = Entry(name, build, family, title, paper, inspect.getdoc(function) or "")
+        return build
+
+    return register
+
+
+@cache
+def _load() -> None:
+    """Import every recipe file of the library and those that other packages register (entry point ``quatrain.recipes``)."""
+    import quatrain.recipes as room
+
+    for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
+        importlib.import_module(module.name)
+    for point in entry_points(group="quatrain.recipes"):
+        point.load()
+
+
+def entries(pattern: str = "*", family: str | None = None) -> list[Entry]:
+    """Registered recipes whose name matches a glob, in order of family and name."""
+    _load()
+    found = [entry for entry in REGISTRY.values() if fnmatch(entry.name, pattern) and family in (None, entry.family)]
+    return sorted(found, key=lambda entry: (entry.family, entry.name))
+
+
+def find(name: str) -> Entry:
+    """The entry of that name; an unknown one is refused with the nearest known."""
+    _load()
+    if name not in REGISTRY:
+        raise QuatrainError(f"unknown recipe {name!r}", fix=nearest(name, REGISTRY))
+    return REGISTRY[name]
+
+
+def make(name: str, **options: Any) -> Recipe:
+    """Build a recipe by name. Options may be texts (from a command line); they are converted to the declared types.
+
+    Raises QuatrainError for an unknown option (with the nearest) or a value of the wrong type.
+    """
+    entry = find(name)
+    for option in options:
+        if option not in entry.options:
+            raise QuatrainError(f"{name} has no option {option!r}", fix=nearest(option, entry.options))
+    declared = {key: (parameter.annotation, parameter.default) for key, parameter in entry.options.items()}
+    model = create_model(f"options of {name}", __config__=ConfigDict(arbitrary_types_allowed=True), **declared)  # type: ignore[call-overload]
+    try:
+        checked = model(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        raise QuatrainError(
+            f"option {key!r} of {name} has the wrong type", given=repr(first["input"]), expected=str(declared[key][0]), fix=first["msg"]
+        ) from None
+    return entry.build(**{key: getattr(checked, key) for key in options})

@@ -1,0 +1,154 @@
+"""Sources: where a batch comes from. Each charges the ledger for what it spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quatrain.batch import Batch, group_index, group_sum
+from quatrain.knobs import Knob
+from quatrain.protocols import Sampling
+
+SAMPLED = {"behaviour_logp", "old_logp", "terminated", "truncated", "version", "origin", "present", "prompt", "seed"}
+
+
+def _knob(name: str, default: float | int) -> Any:
+    return field(default_factory=lambda: Knob(name, default))
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """``group`` trajectories from each of ``prompts`` new starts, sampled from the policy as it is, rewarded by the task.
+
+    temperature, top_p, top_k, max_actions  the distribution that is sampled from; the ratio is taken on that very distribution.
+    """
+
+    group: int | Knob = 1
+    prompts: int | Knob = _knob("prompts", 32)
+    temperature: float | Knob = _knob("temperature", 1.0)
+    top_p: float | Knob = _knob("top_p", 1.0)
+    top_k: int | Knob = _knob("top_k", 0)
+    max_actions: int | Knob = _knob("max_actions", 64)
+    model: str = "policy"
+
+    def provides(self, task: Any) -> set[str]:
+        return SAMPLED | set(task.provides)
+
+    @torch.no_grad()
+    def __call__(self, state: Any) -> Batch:
+        starts = state.next_starts(self.prompts)
+        sampling = Sampling(self.temperature, self.top_p, self.top_k, self.max_actions)
+        batch = state.task.rollout(state.models[self.model], starts, self.group, sampling, state.draw("sample"))
+        batch = batch.with_notes(start=[start for start in starts for _ in range(self.group)])
+        charge(state, batch)
+        return batch
+
+
+@dataclass(frozen=True)
+class Segments:
+    """``length`` actions of each of ``copies`` living episodes: they go on where the last segment ended.
+
+    Where a task has no living episodes (a text ends by itself), whole trajectories of as many starts.
+    """
+
+    length: int | Knob = _knob("segment", 128)
+    copies: int | Knob = _knob("prompts", 32)
+    whole: OnPolicy = field(default_factory=OnPolicy)
+
+    def provides(self, task: Any) -> set[str]:
+        return self.whole.provides(task)
+
+    @torch.no_grad()
+    def __call__(self, state: Any) -> Batch:
+        if not hasattr(state.task, "segments"):
+            return self.whole(state)
+        batch = state.task.segments(state.models["policy"], self.copies, self.length, state.draw("sample"))
+        charge(state, batch)
+        return batch
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """One demonstrated trajectory for each of ``prompts`` new starts."""
+
+    prompts: int | Knob = _knob("prompts", 32)
+
+    def provides(self, task: Any) -> set[str]:
+        return {"origin", "present", "prompt"}
+
+    def __call__(self, state: Any) -> Batch:
+        batch = state.task.demonstrations(state.models["policy"], state.next_starts(self.prompts))
+        state.spent["demonstrations"] += len(batch)
+        return batch
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A chosen and a rejected trajectory for each of ``prompts`` new starts."""
+
+    prompts: int | Knob = _knob("prompts", 32)
+
+    def provides(self, task: Any) -> set[str]:
+        return {"origin", "present", "prompt", "pair", "preference"}
+
+    def __call__(self, state: Any) -> Batch:
+        batch = state.task.pairs(state.models["policy"], state.next_starts(self.prompts))
+        state.spent["pairs"] += len(batch) // 2
+        return batch
+
+
+def mixed_rewards(batch: Batch, by: str = "prompt") -> Tensor:
+    """[N] bool: rows whose group's rewards are not all equal."""
+    index, count = group_index(batch, by)
+    reward = batch["reward"].double()
+    mean = group_sum(reward, index, count) / group_sum(torch.ones_like(reward), index, count)
+    return group_sum((reward - mean[index]).abs(), index, count)[index] > 1e-9
+
+
+@dataclass(frozen=True)
+class DynamicSampling:
+    """Sample again until as many groups as the source draws at once have a signal: Yu et al. 2025 (DAPO), eq. 11.
+
+    keep   batch → [N] bool.
+    tries  the most draws; after them what was found is used, or the last draw if nothing was.
+    """
+
+    source: OnPolicy
+    keep: Callable[[Batch], Tensor] = mixed_rewards
+    tries: int | Knob = 4
+
+    def provides(self, task: Any) -> set[str]:
+        return self.source.provides(task)
+
+    def __call__(self, state: Any) -> Batch:
+        wanted, kept, drawn = self.source.prompts * self.source.group, [], 0
+        for _ in range(self.tries):
+            batch = self.source(state)
+            drawn += len(batch)
+            kept.append(batch.take(self.keep(batch)))
+            if sum(map(len, kept)) >= wanted:
+                break
+        state.metrics["sampling/kept"] = sum(map(len, kept)) / drawn
+        found = Batch.cat([part for part in kept if len(part)] or [batch])
+        return found.take(torch.arange(min(wanted, len(found))))
+
+
+def charge(state: Any, batch: Batch) -> None:
+    """Write down what a sampled batch cost, and what people want to see of it."""
+    actions = int(batch.mask.sum())
+    state.spent["tokens"] += actions
+    state.spent["trajectories"] += len(batch)
+    reward, length = batch["reward"].double(), batch.lengths.double()
+    state.measure(
+        {
+            "reward": (reward.sum(), len(batch)),
+            "length": (length.sum(), len(batch)),
+            "truncated": ((batch["truncated"] & batch.mask).any(1).sum(), len(batch)),
+        }
+    )
+    if "prompt" in batch:
+        state.measure({"groups/no_signal": ((~mixed_rewards(batch)).sum(), len(batch))})

@@ -1,0 +1,55 @@
+"""Edits that add columns to a collected batch: another policy's log-probabilities, a critic's values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from quatrain.batch import Batch
+from quatrain.knobs import Knob, resolve
+from quatrain.parts.likelihoods import LogProb
+from quatrain.training.batching import scored
+from quatrain.training.state import State
+
+
+@dataclass(frozen=True)
+class Score:
+    """``{model}_logp`` [N, T] (or the given name): the log-probability of the batch's actions under that model, no gradient."""
+
+    model: str
+    name: str = ""
+    micro_tokens: int | Knob = field(default_factory=lambda: Knob("micro_tokens", 16384))
+
+    @property
+    def provides(self) -> tuple[str, ...]:
+        return (self.name or f"{self.model}_logp",)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return (self.model,)
+
+    @torch.no_grad()
+    def __call__(self, state: State, batch: Batch) -> Batch:
+        policy, role = state.models[self.model], self.model if self.model in batch.contexts else "policy"
+        tokens = resolve(self.micro_tokens, state.knobs)
+        scores = scored(batch, lambda part: policy.score(part, [LogProb()], role=role), tokens)
+        state.spent["tokens/scored"] += int(batch.mask.sum())
+        return batch.with_columns(**{self.provides[0]: scores[LogProb()]})
+
+
+@dataclass(frozen=True)
+class Values:
+    """``value`` and ``next_value`` [N, T]: a critic's values before and after each action, no gradient."""
+
+    model: str = "critic"
+    provides = ("value", "next_value")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return (self.model,)
+
+    @torch.no_grad()
+    def __call__(self, state: State, batch: Batch) -> Batch:
+        values = state.models[self.model].values(batch)
+        return batch.with_columns(value=values[:, :-1], next_value=values[:, 1:])

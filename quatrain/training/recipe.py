@@ -1,0 +1,123 @@
+"""A recipe is a value: named models and stages of steps. Changing one thing gives its neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from quatrain.errors import QuatrainError, nearest
+from quatrain.estimator import Objective, Term
+from quatrain.knobs import Knob, check_known, defaults
+from quatrain.training.selves import ModelSpec
+from quatrain.training.steps import Collect, Fit
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps repeated for ``rounds``."""
+
+    steps: tuple[Any, ...]
+    rounds: int | Knob = field(default_factory=lambda: Knob("steps", 200))
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is learnt from what, and how.
+
+    stages       one or more.
+    models       name → how it comes about; ``policy`` is always there.
+    controllers  functions of (state, metrics) that return knobs, called after every round.
+    name, summary  set by the registry.
+    """
+
+    stages: tuple[Stage, ...]
+    models: Mapping[str, ModelSpec] = field(default_factory=dict)
+    controllers: tuple[Callable[[Any, Mapping[str, float]], Mapping[str, float]], ...] = ()
+    name: str = ""
+    summary: str = ""
+
+    # -- neighbours ------------------------------------------------------------------------------------------------
+    def but(self, term: str | None = None, /, **changes: Any) -> Recipe:
+        """The neighbour with some parts of one term changed: ``grpo().but(bound=Clip(0.1, 0.1))``.
+
+        term     which term, where the recipe has several; ``stage.term`` where several stages have it.
+        changes  fields of a Term.
+
+        Raises QuatrainError if the term is ambiguous or a field is unknown.
+        """
+        for name in changes:
+            if name not in (known := [part.name for part in fields(Term)]):
+                raise QuatrainError(f"a term has no part {name!r}", fix=nearest(name, known))
+        found = [(stage, step, name) for stage, step in self.fits(Objective) for name in step.loss.terms if term is None or name == term]
+        if len(found) != 1:
+            names = [name for _, step in self.fits(Objective) for name in step.loss.terms]
+            raise QuatrainError(
+                f"{term or 'the term'!r} is ambiguous or unknown in this recipe",
+                given=f"terms {', '.join(names)}",
+                fix=".but('term', part=…)",
+            )
+        _, step, name = found[0]
+        terms = {**step.loss.terms, name: replace(step.loss.terms[name], **changes)}
+        return self.swap(step, replace(step, loss=replace(step.loss, terms=terms)))
+
+    def with_terms(self, **terms: Term) -> Recipe:
+        """The neighbour whose policy's objective has these terms as well."""
+        (_, step), *more = self.fits(Objective)
+        if more:
+            raise QuatrainError("several fits could take the terms", fix=".swap(step, new_step)")
+        return self.swap(step, replace(step, loss=replace(step.loss, terms={**step.loss.terms, **terms})))
+
+    def with_collect(self, **changes: Any) -> Recipe:
+        """The neighbour whose (only) Collect has some fields changed: source, edits."""
+        collects = [step for stage in self.stages for step in stage.steps if isinstance(step, Collect)]
+        if len(collects) != 1:
+            raise QuatrainError("this recipe has several Collect steps", fix=".swap(step, new_step)")
+        return self.swap(collects[0], replace(collects[0], **changes))
+
+    def with_fit(self, **changes: Any) -> Recipe:
+        """The neighbour whose (only) Fit of the policy has some fields changed: rule, epochs, minibatches."""
+        (_, step), *more = self.fits(Objective)
+        if more:
+            raise QuatrainError("this recipe has several fits of the policy", fix=".swap(step, new_step)")
+        return self.swap(step, replace(step, **changes))
+
+    def with_models(self, **models: ModelSpec) -> Recipe:
+        return replace(self, models={**self.models, **models})
+
+    def then(self, other: Recipe) -> Recipe:
+        """This recipe's stages, then the other's: ``sft().then(grpo())``. Knobs of the same name are shared."""
+        return replace(
+            self,
+            stages=self.stages + other.stages,
+            models={**self.models, **other.models},
+            controllers=self.controllers + other.controllers,
+        )
+
+    def swap(self, old: Any, new: Any) -> Recipe:
+        """The neighbour with one step replaced (found by identity)."""
+        return replace(
+            self, stages=tuple(replace(stage, steps=tuple(new if step is old else step for step in stage.steps)) for stage in self.stages)
+        )
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+    def fits(self, kind: type = object) -> Iterator[tuple[Stage, Fit]]:
+        """(stage, step) for every Fit whose loss is of that kind."""
+        for stage in self.stages:
+            for step in stage.steps:
+                if isinstance(step, Fit) and isinstance(step.loss, kind):
+                    yield stage, step
+
+    def knobs(self) -> dict[str, float | int]:
+        """Name → default of every number that may be set from outside."""
+        return defaults((self.stages, self.models))
+
+    def check(self, task: Any, knobs: Mapping[str, float] | None = None) -> None:
+        """Refuse names that nothing provides, before anything expensive runs."""
+        check_known(knobs or {}, self.knobs())
+        models = {"policy", *self.models}
+        for stage in self.stages:
+            stores: dict[str, set[str]] = {}
+            for step in stage.steps:
+                step.check(task, models, stores)

@@ -1,0 +1,196 @@
+"""The steps of a stage: Collect, Fit, Sync, Measure. Each reads and writes the state; none knows a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from quatrain.batch import Batch, missing
+from quatrain.errors import QuatrainError
+from quatrain.estimator import Measure as Measured
+from quatrain.estimator import NonFiniteError
+from quatrain.knobs import Knob, resolve
+from quatrain.parts.needs import needs_of
+from quatrain.training.batching import micro_batches, scored, updates
+from quatrain.training.rules import AdamW
+from quatrain.training.state import State
+
+PATIENCE = 10  # updates in a row that may be skipped before a run stops
+
+
+class Source(Protocol):
+    def provides(self, task: Any) -> set[str]: ...
+
+    def __call__(self, state: State) -> Batch: ...
+
+
+class Edit(Protocol):
+    """batch → batch, between sampling and learning. It may say what it ``needs`` and ``provides``, and which ``models`` it asks."""
+
+    def __call__(self, state: State, batch: Batch) -> Batch: ...
+
+
+class Loss(Protocol):
+    """What a Fit descends: an Objective of terms, or a plain function for everything that is no policy."""
+
+    live: bool
+
+    def needs(self) -> set[str]: ...
+    def models(self) -> set[str]: ...
+    def check(self, provided: set[str]) -> None: ...
+    def prepare(self, batch: Batch) -> Batch: ...
+    def current(self, model: Any, batch: Batch, others: Mapping[str, Any]) -> dict[Any, Tensor]: ...
+    def finalise(self, batch: Batch, current: Mapping[Any, Tensor] | None = None) -> Batch: ...
+    def active(self, batch: Batch) -> Tensor: ...
+    def loss(self, model: Any, batch: Batch, others: Mapping[str, Any]) -> tuple[Tensor, dict[str, Measured]]: ...
+
+
+@dataclass(frozen=True)
+class Collect:
+    """source → edits, in order → store. The ledger is charged by the source."""
+
+    source: Source
+    edits: tuple[Edit, ...] = ()
+    into: str = "fresh"
+
+    def check(self, task: Any, models: set[str], stores: dict[str, set[str]]) -> None:
+        provided = set(self.source.provides(task))
+        for edit in self.edits:
+            for name in needs_of(edit):
+                if name not in provided:
+                    raise missing(name, provided, repr(edit))
+            for name in set(getattr(edit, "models", ())) - models:
+                raise QuatrainError(f"{edit!r} asks a model that the recipe does not name", given=name, expected=", ".join(sorted(models)))
+            provided |= set(getattr(edit, "provides", ()))
+        stores[self.into] = provided
+
+    def __call__(self, state: State) -> None:
+        began = perf_counter()
+        step = resolve(self, state.knobs)
+        batch = step.source(state)
+        for edit in step.edits:
+            batch = edit(state, batch)
+        state.stores[step.into] = batch
+        state.spend_seconds("collect", began)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """store → weights of one model.
+
+    model         whose weights move.
+    loss          an Objective, or another Loss.
+    rule          gradients → weights.
+    source        the store that is read.
+    epochs        passes over it; minibatches: updates per pass, cut by whole groups.
+    micro_tokens  the most (padded) positions that one forward and backward holds; changes memory, never the gradient.
+    """
+
+    loss: Loss
+    model: str = "policy"
+    rule: AdamW = field(default_factory=AdamW)
+    source: str = "fresh"
+    epochs: int | Knob = 1
+    minibatches: int | Knob = 1
+    micro_tokens: int | Knob = field(default_factory=lambda: Knob("micro_tokens", 16384))
+
+    def check(self, task: Any, models: set[str], stores: dict[str, set[str]]) -> None:
+        if self.source not in stores:
+            raise QuatrainError(
+                "a Fit reads a store that no step before it fills",
+                given=self.source,
+                expected=", ".join(sorted(stores)) or "a Collect before it",
+            )
+        for name in {self.model, *self.loss.models()} - models:
+            raise QuatrainError("a Fit names a model that the recipe does not have", given=name, expected=", ".join(sorted(models)))
+        self.loss.check(stores[self.source])
+
+    def __call__(self, state: State) -> None:
+        began = perf_counter()
+        step = resolve(self, state.knobs)
+        model, optimizer = state.models[step.model], state.optimizer(step.model, step.rule)
+        others = {name: state.models[name] for name in step.loss.models()}
+        batch = step.loss.prepare(state.stores[step.source]) if len(state.stores[step.source]) else None
+        for _ in range(step.epochs if batch is not None else 0):
+            for rows in updates(batch, step.minibatches, state.draw("updates")):
+                step.update(state, model, others, optimizer, batch.take(rows))
+        state.spend_seconds(f"fit/{step.model}", began)
+
+    def update(self, state: State, model: Any, others: Mapping[str, Any], optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+        """One change of the weights. An update that is not finite is not applied, but counted."""
+        try:
+            for part in self.gradient_parts(model, others, batch):
+                state.measure(part)
+            norm = self.rule.step(optimizer)
+            why = "the gradient is not finite"
+        except NonFiniteError as error:
+            optimizer.zero_grad(set_to_none=True)
+            norm, why = None, str(error)
+        state.measure({"skipped": (torch.tensor(float(norm is None)), 1.0)})
+        if norm is None:
+            state.spent["skipped in a row"] += 1
+            if state.spent["skipped in a row"] >= PATIENCE:
+                raise QuatrainError(f"{PATIENCE} updates in a row were skipped: {why}", fix="lower lr, bound the ratio, or train in fp32")
+            return
+        state.spent["skipped in a row"] = 0
+        state.spent["updates"] += 1
+        model.version += 1
+        state.measure({"gradient_norm": (torch.tensor(norm), 1.0)})
+
+    def gradient_parts(self, model: Any, others: Mapping[str, Any], batch: Batch):
+        """Accumulate the gradient of one update, micro-batch by micro-batch; yields the measures of each."""
+        current: dict[Any, Tensor] | None = None
+        if self.loss.live:
+            current = scored(batch, lambda part: self.loss.current(model, part, others), self.micro_tokens)
+        batch = self.loss.finalise(batch, current)
+        active = self.loss.active(batch)
+        yield {"rows/active": (active.sum(), len(active))}
+        for part in micro_batches(batch.take(active), self.micro_tokens):
+            loss, measures = self.loss.loss(model, part, others)
+            loss.backward()
+            yield measures
+
+
+@dataclass(frozen=True)
+class Sync:
+    """weights → weights: ``target`` ← (1 − rate)·target + rate·source, every ``every`` rounds."""
+
+    source: str
+    target: str
+    rate: float | Knob = 1.0
+    every: int | Knob = 1
+
+    def check(self, task: Any, models: set[str], stores: dict[str, set[str]]) -> None:
+        for name in {self.source, self.target} - models:
+            raise QuatrainError("a Sync names a model that the recipe does not have", given=name, expected=", ".join(sorted(models)))
+
+    @torch.no_grad()
+    def __call__(self, state: State) -> None:
+        step = resolve(self, state.knobs)
+        if (state.round + 1) % step.every:
+            return
+        source, target = state.models[step.source], state.models[step.target]
+        for new, old in zip(source.module.parameters(), target.module.parameters(), strict=True):
+            old.lerp_(new.to(old.dtype), step.rate)
+        target.version = source.version
+
+
+@dataclass(frozen=True)
+class Measure:
+    """anything → numbers with names, every ``every`` rounds (and never with a gradient)."""
+
+    function: Callable[[State], Mapping[str, float]]
+    every: int | Knob = 1
+
+    def check(self, task: Any, models: set[str], stores: dict[str, set[str]]) -> None:
+        pass
+
+    @torch.no_grad()
+    def __call__(self, state: State) -> None:
+        if (state.round + 1) % resolve(self.every, state.knobs) == 0:
+            state.metrics |= self.function(state)
