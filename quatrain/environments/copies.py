@@ -86,13 +86,13 @@ class _Arrays:
         envs.reset(seed=0)
 
     def begin(self, rows: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
-        known = {}
+        known, core = {}, self.twin.unwrapped
         for seed in dict.fromkeys(seeds):
             observation = self.twin.reset(seed=int(seed))[0][0]
-            known[seed] = observation, {name: getattr(self.twin.unwrapped, name).copy() for name in self.axes}
-        for name, axis in self.axes.items():
+            known[seed] = observation, [getattr(core, name).take(0, axis) for name, axis in self.axes.items()]
+        for i, (name, axis) in enumerate(self.axes.items()):
             target = np.moveaxis(getattr(self.envs.unwrapped, name), axis, 0)  # a view: what is written goes to the environment
-            target[rows] = np.stack([np.moveaxis(known[seed][1][name], axis, 0)[0] for seed in seeds])
+            target[rows] = [known[seed][1][i] for seed in seeds]
         return np.stack([known[seed][0] for seed in seeds])
 
 

@@ -35,9 +35,9 @@ class GymTask:
     Both return:
 
     columns [N, T]  rewards, terminated, truncated, behaviour_logp, old_logp, version, origin; ``episode``, its number within the
-                    copy's life; ``episode_return``, the sum of an episode's rewards at its last action and NaN elsewhere;
+                    copy's life; ``episode_return``, the sum of an episode's rewards at its last action and NaN elsewhere.
+    rows [N]        ``reward``, the sum over the row; ``prompt``, the start (of the episode that the row begins in);
                     ``temperature`` when it is not 1.
-    rows [N]        ``reward``, the sum over the row; ``prompt``, the start (of the episode that the row begins in).
     contexts        ``policy.observations`` [N, T+1, D], the state before each action and after the last; zeros beyond an episode.
     """
 

@@ -53,13 +53,14 @@ class Record:
             "episode": torch.from_numpy(episode),
             "episode_return": returns(rewards, terminated | truncated, torch.from_numpy(earlier)),
         }
+        rows = {"reward": rewards.sum(1), "prompt": torch.tensor(starts)}
         if sampling.temperature != 1.0:
-            columns["temperature"] = torch.full(mask.shape, sampling.temperature)
+            rows["temperature"] = torch.full((len(mask),), float(sampling.temperature))
         return Batch(
             mask=mask,
             actions=torch.where(mask.reshape(*mask.shape, *[1] * (actions.ndim - 2)), actions, 0),
             columns=columns,
-            rows={"reward": rewards.sum(1), "prompt": torch.tensor(starts)},
+            rows=rows,
             contexts={"policy": {"observations": torch.from_numpy(np.stack(self.observations, 1))}},
         )
 

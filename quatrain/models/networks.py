@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from quatrain.batch import Batch
+from quatrain.batch import Batch, spread
 from quatrain.errors import QuatrainError
 from quatrain.models.distributions import Categorical, Gaussian
 from quatrain.protocols import Distribution, Policy, Statistic
@@ -73,7 +73,7 @@ class Box:
         return len(self.low)
 
     def distribution(self, output: Tensor, log_std: Tensor, temperature: Tensor | None = None, support: Tensor | None = None) -> Gaussian:
-        if temperature is not None or support is not None:
+        if support is not None or (temperature is not None and bool((temperature != 1).any())):
             raise QuatrainError("a Gaussian policy is sampled at temperature 1, without top-k or top-p", fix="Sampling(temperature=1.0)")
         return Gaussian(output, log_std.exp())
 
@@ -105,18 +105,21 @@ def mlp(sizes: Sequence[int], last_gain: float, generator: torch.Generator) -> n
 
 
 def observations(batch: Batch, role: str, size: int) -> Tensor:
-    """[N, T+1, D] what the role saw; QuatrainError when the batch has no such context or it is of another size."""
+    """[N, T+1, D] what the role saw; QuatrainError when the batch has no such context or it is of another size.
+
+    A trimmed batch may carry more of them than it has actions: the first T+1 are its own.
+    """
     context = batch.contexts.get(role, {})
     if "observations" not in context:
         seen = {name: sorted(part) for name, part in batch.contexts.items()}
         raise QuatrainError(f"a network reads contexts[{role!r}]['observations']", given=seen, expected="observations [N, T+1, D]")
-    found = context["observations"]
-    if found.shape[1:] != (batch.shape[1] + 1, size):
-        expected = f"[{len(batch)}, {batch.shape[1] + 1}, {size}]"
+    found, length = context["observations"], batch.shape[1] + 1
+    if found.ndim != 3 or found.shape[1] < length or found.shape[2] != size:
+        expected = f"[{len(batch)}, {length}, {size}]"
         raise QuatrainError(
             "observations are one more than the actions, of the network's own size", given=tuple(found.shape), expected=expected
         )
-    return found
+    return found[:, :length]
 
 
 class _Net(nn.Module):
@@ -171,11 +174,14 @@ class NetworkPolicy:
         actions = self.action_space.sample(distribution, None if greedy else generator)
         return actions, distribution.log_prob(actions)
 
-    def distributions(self, batch: Batch, role: str = "policy") -> Distribution:
-        """π(·|s) at the M positions where ``batch.mask`` is True, row by row; columns ``temperature`` and ``support`` are honoured."""
+    def distributions(self, batch: Batch, role: str = "policy", restricted: bool = True) -> Distribution:
+        """π(·|s) at the M positions where ``batch.mask`` is True, row by row.
+
+        ``temperature`` of the batch (per row or action; absent or NaN is 1) applies, and ``support`` unless not ``restricted``.
+        """
         seen = observations(batch, role, self.observation_size)[:, :-1][batch.mask]
-        temperature, support = (batch[name][batch.mask] if name in batch.columns else None for name in ("temperature", "support"))
-        return self.distribution(seen, temperature, support)
+        temperature = spread(batch["temperature"], batch)[batch.mask].nan_to_num(1.0) if "temperature" in batch else None
+        return self.distribution(seen, temperature, batch["support"][batch.mask] if restricted and "support" in batch else None)
 
     def score(
         self, batch: Batch, statistics: Sequence[Statistic], role: str = "policy", others: Mapping[str, Policy] | None = None
@@ -189,7 +195,7 @@ class NetworkPolicy:
                     f"a statistic reads the model {name!r}", given=f"models {sorted(others or {})}", fix=f"others={{{name!r}: …}}"
                 )
             with torch.no_grad():
-                frozen[name] = others[name].distributions(batch, name if name in batch.contexts else role)
+                frozen[name] = others[name].distributions(batch, name if name in batch.contexts else role, restricted=False)
         values = {statistic: statistic(distribution, action, frozen) for statistic in statistics}
         return {statistic: value.new_zeros(batch.shape).masked_scatter(batch.mask, value) for statistic, value in values.items()}
 

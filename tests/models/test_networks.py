@@ -101,6 +101,32 @@ def test_the_temperature_column_is_the_one_sampled_at():
     torch.testing.assert_close(policy.score(batch, [LogProb()])[LogProb()], torch.where(batch.mask, expected, 0.0))
 
 
+def test_a_temperature_per_row_and_one_that_is_absent():
+    policy = moved(Discrete(3))
+    batch, _ = acted(policy, temperature=torch.tensor([[0.7], [1.0], [1.0]]).expand(3, 5))
+    per_row = Batch(batch.mask, batch.actions, rows={"temperature": torch.tensor([0.7, 1.0, torch.nan])}, contexts=batch.contexts)
+    assert torch.equal(policy.score(batch, [LogProb()])[LogProb()], policy.score(per_row, [LogProb()])[LogProb()])
+
+
+def test_the_support_column_restricts():
+    """Only actions 0 and 2 could be sampled: their probabilities add to one."""
+    policy = moved(Discrete(3))
+    batch, _ = acted(policy, support=torch.tensor([1, 3]).expand(3, 5, 2))
+    total = torch.zeros(3, 5)
+    for action in (0, 2):
+        one = Batch(batch.mask, torch.full((3, 5), action), columns=batch.columns, contexts=batch.contexts)
+        total += policy.score(one, [LogProb()])[LogProb()].exp()
+    torch.testing.assert_close(total[batch.mask], torch.ones(9))
+
+
+def test_a_trimmed_batch_is_scored_as_before():
+    policy = moved(Discrete(3))
+    batch, _ = acted(policy)
+    part = batch.take([1, 2]).trim()
+    assert part.shape == (2, 3)
+    torch.testing.assert_close(policy.score(part, [LogProb()])[LogProb()], policy.score(batch, [LogProb()])[LogProb()][1:, :3])
+
+
 def test_a_gaussian_refuses_temperatures():
     policy = moved(SPACES[1])
     with pytest.raises(QuatrainError, match="temperature 1"):
