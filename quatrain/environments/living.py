@@ -32,7 +32,7 @@ class Living:
     def steps(self, policy: Policy, count: int, sampling: Sampling, seed: int) -> Batch:
         """A batch of the next ``count`` steps: see ``GymTask.steps``."""
         generator = torch.Generator().manual_seed(seed)
-        record, first, earlier, episodes = Record(self.envs.observation), self._starts(), self.so_far, []
+        record, first, earlier, episodes = Record(self.envs.observation), self._starts(), np.where(self.over, 0.0, self.so_far), []
         for _ in range(count):
             resetting = self.over
             actions, logp = policy.act(torch.from_numpy(self.envs.observation), generator, False, sampling.temperature)
