@@ -9,7 +9,7 @@ are not actions) and a term's own ``where`` (what it selects).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -211,15 +211,6 @@ class Batch:
                 for name in _names(batch.notes for batch in batches)
             },
         )
-
-    # -- keeping ---------------------------------------------------------------------------------------------------
-    def state_dict(self) -> dict[str, Any]:
-        """Plain dicts of tensors and JSON-able notes, for a checkpoint."""
-        return {part.name: getattr(self, part.name) for part in fields(self)}
-
-    @staticmethod
-    def from_state_dict(state: Mapping[str, Any]) -> Batch:
-        return Batch(**{**state, "notes": {name: tuple(value) for name, value in state.get("notes", {}).items()}})
 
 
 def missing(name: str, present: Iterable[str], needed_by: str = "") -> QuatrainError:

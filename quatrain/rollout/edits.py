@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class OverlongPenalty:
     0 up to limit − cache actions, then linear down to −1 at the limit, −1 beyond. In actions.
     """
 
-    limit: int | Knob = field(default_factory=lambda: Knob("max_actions", 64))
+    limit: int | Knob = Knob("max_actions", 64)
     cache: int | Knob = 16
     needs = ("reward",)
 

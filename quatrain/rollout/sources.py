@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +16,6 @@ from quatrain.protocols import Sampling
 SAMPLED = {"behaviour_logp", "old_logp", "terminated", "truncated", "version", "origin", "present", "prompt", "seed"}
 
 
-def _knob(name: str, default: float | int) -> Any:
-    return field(default_factory=lambda: Knob(name, default))
-
-
 @dataclass(frozen=True)
 class OnPolicy:
     """``group`` trajectories from each of ``prompts`` new starts, sampled from the policy as it is, rewarded by the task.
@@ -28,11 +24,11 @@ class OnPolicy:
     """
 
     group: int | Knob = 1
-    prompts: int | Knob = _knob("prompts", 32)
-    temperature: float | Knob = _knob("temperature", 1.0)
-    top_p: float | Knob = _knob("top_p", 1.0)
-    top_k: int | Knob = _knob("top_k", 0)
-    max_actions: int | Knob = _knob("max_actions", 64)
+    prompts: int | Knob = Knob("prompts", 32)
+    temperature: float | Knob = Knob("temperature", 1.0)
+    top_p: float | Knob = Knob("top_p", 1.0)
+    top_k: int | Knob = Knob("top_k", 0)
+    max_actions: int | Knob = Knob("max_actions", 64)
     model: str = "policy"
 
     def provides(self, task: Any) -> set[str]:
@@ -50,23 +46,23 @@ class OnPolicy:
 
 @dataclass(frozen=True)
 class Segments:
-    """``length`` actions of each of ``copies`` living episodes: they go on where the last segment ended.
+    """The next ``length`` steps of each of a task's living episodes: they go on where the last segment ended.
 
-    Where a task has no living episodes (a text ends by itself), whole trajectories of as many starts.
+    A task without living episodes (a text ends by itself) gives whole trajectories in their place.
     """
 
-    length: int | Knob = _knob("segment", 128)
-    copies: int | Knob = _knob("prompts", 32)
-    whole: OnPolicy = field(default_factory=OnPolicy)
+    length: int | Knob = Knob("segment", 128)
+    whole: OnPolicy = OnPolicy()
 
     def provides(self, task: Any) -> set[str]:
         return self.whole.provides(task)
 
     @torch.no_grad()
     def __call__(self, state: Any) -> Batch:
-        if not hasattr(state.task, "segments"):
+        if not hasattr(state.task, "steps"):
             return self.whole(state)
-        batch = state.task.segments(state.models["policy"], self.copies, self.length, state.draw("sample"))
+        sampling = Sampling(self.whole.temperature, self.whole.top_p, self.whole.top_k)
+        batch = state.task.steps(state.models[self.whole.model], self.length, sampling, state.draw("sample"))
         charge(state, batch)
         return batch
 
@@ -75,7 +71,7 @@ class Segments:
 class Demonstrations:
     """One demonstrated trajectory for each of ``prompts`` new starts."""
 
-    prompts: int | Knob = _knob("prompts", 32)
+    prompts: int | Knob = Knob("prompts", 32)
 
     def provides(self, task: Any) -> set[str]:
         return {"origin", "present", "prompt"}
@@ -90,7 +86,7 @@ class Demonstrations:
 class Pairs:
     """A chosen and a rejected trajectory for each of ``prompts`` new starts."""
 
-    prompts: int | Knob = _knob("prompts", 32)
+    prompts: int | Knob = Knob("prompts", 32)
 
     def provides(self, task: Any) -> set[str]:
         return {"origin", "present", "prompt", "pair", "preference"}
@@ -142,13 +138,12 @@ def charge(state: Any, batch: Batch) -> None:
     actions = int(batch.mask.sum())
     state.spent["tokens"] += actions
     state.spent["trajectories"] += len(batch)
-    reward, length = batch["reward"].double(), batch.lengths.double()
-    state.measure(
-        {
-            "reward": (reward.sum(), len(batch)),
-            "length": (length.sum(), len(batch)),
-            "truncated": ((batch["truncated"] & batch.mask).any(1).sum(), len(batch)),
-        }
-    )
-    if "prompt" in batch:
+    length = batch.lengths.double()
+    cut = (batch["truncated"] & batch.mask).any(1)
+    state.measure({"length": (length.sum(), len(batch)), "truncated": (cut.sum(), len(batch))})
+    reward = batch["reward"].double()
+    if "episode_return" in batch:  # a row may hold several episodes, or a part of one
+        reward = batch["episode_return"][~batch["episode_return"].isnan()].double()
+    state.measure({"reward": (reward.sum(), len(reward))})
+    if len(batch["prompt"].unique()) < len(batch):
         state.measure({"groups/no_signal": ((~mixed_rewards(batch)).sum(), len(batch))})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -19,7 +19,7 @@ class Score:
 
     model: str
     name: str = ""
-    micro_tokens: int | Knob = field(default_factory=lambda: Knob("micro_tokens", 16384))
+    micro_tokens: int | Knob = Knob("micro_tokens", 16384)
 
     @property
     def provides(self) -> tuple[str, ...]:

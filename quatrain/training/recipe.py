@@ -18,7 +18,7 @@ class Stage:
     """Steps repeated for ``rounds``."""
 
     steps: tuple[Any, ...]
-    rounds: int | Knob = field(default_factory=lambda: Knob("steps", 200))
+    rounds: int | Knob = Knob("steps", 200)
     name: str = ""
 
 

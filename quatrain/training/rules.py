@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ class AdamW:
     clip_norm  the largest gradient norm; 0 leaves it.
     """
 
-    lr: float | Knob = field(default_factory=lambda: Knob("lr", 1e-6))
+    lr: float | Knob = Knob("lr", 1e-6)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float | Knob = 0.0

@@ -89,11 +89,13 @@ class State:
 
     # -- keeping ---------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
-        """Nested plain values and tensors: all that a resumed run needs, but the recipe and the settings."""
+        """Nested plain values and tensors: all that a resumed run needs, but the recipe and the settings.
+
+        Stores are not in it: every Collect fills its own anew before a Fit reads it.
+        """
         return {
             "models": {name: {"weights": _weights(model), "version": model.version} for name, model in self.models.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "stores": {name: batch.state_dict() for name, batch in self.stores.items()},
             "task": self.task.state_dict() if hasattr(self.task, "state_dict") else {},
             "knobs": dict(self.knobs),
             "spent": dict(self.spent),
@@ -110,7 +112,6 @@ class State:
         for name, saved in state["models"].items():
             self.models[name].module.load_state_dict(saved["weights"], strict=False)
             self.models[name].version = saved["version"]
-        self.stores = {name: Batch.from_state_dict(saved) for name, saved in state["stores"].items()}
         if hasattr(self.task, "load_state_dict"):
             self.task.load_state_dict(state["task"])
         self.knobs = dict(state["knobs"])

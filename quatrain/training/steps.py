@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -93,11 +93,11 @@ class Fit:
 
     loss: Loss
     model: str = "policy"
-    rule: AdamW = field(default_factory=AdamW)
+    rule: AdamW = AdamW()
     source: str = "fresh"
     epochs: int | Knob = 1
     minibatches: int | Knob = 1
-    micro_tokens: int | Knob = field(default_factory=lambda: Knob("micro_tokens", 16384))
+    micro_tokens: int | Knob = Knob("micro_tokens", 16384)
 
     def check(self, task: Any, models: set[str], stores: dict[str, set[str]]) -> None:
         if self.source not in stores:

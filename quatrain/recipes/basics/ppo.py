@@ -20,7 +20,8 @@ def ppo(
 ) -> Recipe:
     """Proximal Policy Optimization: several clipped updates per batch, with a critic.
 
-    g = E_t [1[not clipped] r_t A_t ∇log π_θ(a_t|s_t) + entropy·∇H(π_θ(·|s_t))],  A_t = Σ_k (γλ)^k δ_{t+k}   (Schulman et al. 2017, eqs. 7, 9, 11)
+    g = E_t [1[not clipped] r_t A_t ∇log π_θ(a_t|s_t) + entropy·∇H(π_θ(·|s_t))],
+    A_t = Σ_k (γλ)^k δ_{t+k}                                                       (Schulman et al. 2017, eqs. 7, 9, 11)
 
     Advantages are standardised over the batch. The critic regresses on the λ-returns with a Fit of its own.
     """

@@ -21,7 +21,9 @@ from quatrain.training.steps import Collect, Fit
 def opd(kind: Literal["reverse", "forward", "jsd"] = "reverse") -> Recipe:
     """On-policy distillation: descend the divergence to a teacher at every token of the student's own answers.
 
-    g = −1/Σ|o| Σ_t ∇ D(π_θ(·|s_t), π_teacher(·|s_t)),  s_t from π_θ, no gradient through the sampling   (Agarwal et al. 2024, eq. 3 with λ = 1)
+    g = −1/Σ|o| Σ_t ∇ D(π_θ(·|s_t), π_teacher(·|s_t)),  s_t from π_θ, no gradient through the sampling
+
+    (Agarwal et al. 2024, eq. 3 with λ = 1.)
 
     kind  ``reverse`` KL(π_θ‖π_teacher), ``forward`` KL(π_teacher‖π_θ), ``jsd``.
     """

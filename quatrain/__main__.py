@@ -1,0 +1,3 @@
+from quatrain.cli import main
+
+main()

@@ -1,0 +1,158 @@
+"""The command line. Every command is a thin call of the library; heavy things are imported when they are used."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quatrain.errors import QuatrainError
+
+app = typer.Typer(
+    name="quatrain",
+    help="Policy learning in four parts: one small engine, and a recipe for every published system.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Keys = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="options, knobs and settings, or a YAML file of them")]
+RecipeName = Annotated[str, typer.Argument(metavar="NAME", help="a recipe, as in `quatrain systems`")]
+
+
+@app.command()
+def train(name: RecipeName, keys: Keys = None) -> None:
+    """Train a policy: quatrain train grpo model=DIRECTORY task=gsm8k.jsonl reward=math lr=1e-6 steps=200."""
+    from quatrain.training.run import train as run
+    from quatrain.training.settings import split_pairs
+
+    result = run(name, **split_pairs(keys or []))
+    shown = ("accuracy", "return", "reward", "length", "entropy", "tokens")
+    best = {key: value for key, value in result.metrics.items() if key in shown or key.startswith("pass@")}
+    _show([{"recipe": name, **best, "seconds": result.seconds}])
+    if result.interrupted:
+        typer.echo(f"interrupted after step {result.state.step}; continue with: quatrain train {name} {' '.join(keys or [])} resume=true")
+    typer.echo(f"model   {result.folder / 'model'}")
+    if result.report:
+        typer.echo(f"report  {result.report}")
+
+
+@app.command("eval")
+def evaluate(model: Annotated[str, typer.Argument(help="a model directory, a run's folder, or tiny")], keys: Keys = None) -> None:
+    """Held-out performance of a model: quatrain eval runs/grpo-letters-seed0 task=letters."""
+    from quatrain.training.evaluate import evaluate_model
+    from quatrain.training.settings import split_pairs
+
+    found = evaluate_model(model, **split_pairs(keys or []))
+    _show([{"metric": name, "value": value} for name, value in found.items()])
+
+
+@app.command()
+def systems(
+    pattern: Annotated[str, typer.Argument(help="a glob over names")] = "*",
+    family: Annotated[str | None, typer.Option(help="only this family")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="a JSON list")] = False,
+) -> None:
+    """Every system: its family, its paper, and what it is in one line."""
+    from quatrain.recipes.registry import entries
+
+    rows = [
+        {
+            "id": entry.name,
+            "family": entry.family,
+            "paper": entry.paper,
+            "recipe": entry.build.__module__,
+            "title": entry.title,
+            "verdict": None,
+        }
+        for entry in entries(pattern, family)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    _show(
+        [
+            {"name": entry.name, "family": entry.family, "paper": entry.paper or "", "what it is": entry.summary}
+            for entry in entries(pattern, family)
+        ]
+    )
+
+
+@app.command()
+def explain(
+    name: RecipeName,
+    keys: Keys = None,
+    beside: Annotated[str | None, typer.Option(help="mark the lines that differ from this recipe")] = None,
+    picture: Annotated[Path | None, typer.Option(help="write a picture of the coefficients (.svg or .png)")] = None,
+) -> None:
+    """The equation and the four parts of a recipe; what differs from its neighbour."""
+    from quatrain.recipes.registry import find, make
+    from quatrain.training.describe import explain as describe
+    from quatrain.training.settings import split_pairs
+
+    entry, recipe = find(name), make(name, **split_pairs(keys or []))
+    neighbour = make(beside) if beside else None
+    typer.echo(f"{entry.title}" + (f"  (arXiv {entry.paper})" if entry.paper else "") + f"\n\n{entry.doc}\n")
+    typer.echo(describe(recipe, neighbour))
+    if picture:
+        from quatrain.reports.coefficients import ratio_curve_plot
+        from quatrain.training.picture import ratio_curves
+
+        curves = {**(ratio_curves(neighbour) if neighbour else {}), **ratio_curves(recipe)}
+        ratio_curve_plot(curves, title=name).savefig(picture)
+        typer.echo(f"\npicture  {picture}")
+
+
+@app.command()
+def eject(name: RecipeName, file: Annotated[Path, typer.Argument(help="the file to write")], keys: Keys = None) -> None:
+    """Write a recipe, and all that it composes, as one readable and runnable file."""
+    from quatrain.training.describe import eject as source
+    from quatrain.training.run import plan
+    from quatrain.training.settings import split_pairs
+
+    if file.exists():
+        raise QuatrainError("this file exists already", given=file, fix="choose another name")
+    planned = plan(name, **split_pairs(keys or []))
+    settings = {**planned.settings.model_dump(exclude_defaults=True), **planned.knobs}
+    file.write_text(source(planned.recipe, settings))
+    typer.echo(f"wrote {file}; run it with: python {file}")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="a run's folder, as written by train")]) -> None:
+    """Write a run's HTML report again."""
+    from quatrain.reports.run import run_report
+
+    typer.echo(f"report  {run_report(run)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="the folder for the runs and the report")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="of the three runs")] = 0,
+) -> None:
+    """Base, SFT, GRPO and HPT side by side on the embedded default, in about three minutes on two CPU cores."""
+    from quatrain.reports.demo import run_demo
+
+    typer.echo(f"report  {run_demo(out, seed)}")
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+
+    from quatrain.reports.table import results_table
+
+    Console().print(results_table(rows))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: a user's mistake is one message on stderr and exit code 2."""
+    try:
+        app(argv)
+    except QuatrainError as error:
+        typer.echo(f"quatrain: {error}", err=True)
+        sys.exit(2)

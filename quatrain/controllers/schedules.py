@@ -1,0 +1,43 @@
+"""Schedules: a knob as a function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Any, Literal
+
+from quatrain.errors import QuatrainError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A knob that rises linearly to its peak over ``warmup`` steps, then stays, or falls to ``floor``·peak at step ``total``.
+
+    >>> [Schedule("lr", 1.0, total=6, warmup=2, kind="linear").at(step) for step in (0, 1, 2, 4, 6)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+
+    knob: str
+    peak: float
+    total: int
+    warmup: int = 0
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup <= self.total:
+            raise QuatrainError("the warm-up is longer than the run", given=self.warmup, expected=f"0 to {self.total} steps")
+
+    def at(self, step: int) -> float:
+        """The value for the round that follows ``step`` finished rounds."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        if self.kind == "constant":
+            return self.peak
+        progress = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
+        fall = 1 - progress if self.kind == "linear" else 0.5 * (1 + cos(pi * progress))
+        return self.peak * (self.floor + (1 - self.floor) * fall)
+
+    def __call__(self, state: Any, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {self.knob: self.at(state.step)}

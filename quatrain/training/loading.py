@@ -1,0 +1,54 @@
+"""From names to a task and a policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quatrain.errors import QuatrainError
+from quatrain.protocols import Policy, Task
+from quatrain.training.settings import Settings
+
+
+def load_run_task(settings: Settings) -> Task:
+    """The task that the settings name, with its reward."""
+    from quatrain.tasks.loading import load_task
+
+    return load_task(
+        settings.task,
+        settings.reward,
+        prompt=settings.prompt,
+        answer=settings.answer,
+        solution=settings.solution,
+        heldout=settings.heldout,
+        limit=settings.limit,
+        seed=settings.seed,
+        workers=settings.reward_workers,
+        deadline=settings.deadline,
+    )
+
+
+def load_policy(name: str, task: Any, settings: Settings) -> Policy:
+    """The policy that a name means: the task's own small network, the embedded language model, or a Hugging Face one."""
+    makes_networks = hasattr(task, "network")
+    if makes_networks and name in ("auto", "mlp"):
+        return task.network(seed=settings.seed)
+    if makes_networks or name == "mlp":
+        raise QuatrainError(
+            "this model does not fit the task",
+            given=f"model={name} task={task.name}",
+            fix="model=mlp for gym: tasks, a language model for texts",
+        )
+    if name == "auto" or name.partition(":")[0] == "tiny":
+        from quatrain.tasks.embedded import tiny
+
+        return tiny(name.partition(":")[2] or "base")
+    from quatrain.models.loading import LoraSettings, load_causal_lm
+
+    return load_causal_lm(
+        name,
+        dtype=settings.dtype,
+        lora=LoraSettings(rank=settings.lora, alpha=2.0 * settings.lora) if settings.lora else None,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        device=settings.device,
+        chat_template=settings.chat,
+    )
