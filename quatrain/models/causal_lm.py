@@ -32,7 +32,8 @@ class CausalLM:
     chunk_elements  logits held at once when scoring.
     version         number of updates of the weights, set by the training loop.
 
-    Raises QuatrainError for a module that is no causal LM and for a tokenizer without an end-of-sequence token.
+    Raises QuatrainError for a module that is no causal LM, and for a tokenizer without an end-of-sequence token or
+    with more tokens than the model.
     """
 
     def __init__(
@@ -49,6 +50,12 @@ class CausalLM:
         self.module, self.tokenizer, self.chat_template = model, tokenizer, chat_template
         self.max_rows, self.chunk_elements, self.version = max_rows, chunk_elements, 0
         self.backbone = halves.split(model)
+        if tokenizer.vocab_size > self.backbone.vocabulary or tokenizer.eos_token_id >= self.backbone.vocabulary:
+            raise QuatrainError(
+                "the tokenizer does not belong to the model",
+                given=f"{tokenizer.vocab_size} tokens, eos {tokenizer.eos_token_id}; the model has {self.backbone.vocabulary}",
+                fix="load both from one directory, or resize the model's embeddings",
+            )
         halves.check(self.backbone)
         halves.switch_off_dropout(model)
         self._stops: dict[tuple[str, ...], Stops] = {}
@@ -104,7 +111,6 @@ class CausalLM:
         where it is not 1. At temperature 0 the log-probability is that at temperature 1 (see ``draws.draw``).
         """
         self.module.eval()
-        pad = self.tokenizer.pad_token_id
         samples = sample(
             self.backbone,
             prompts,
@@ -112,7 +118,7 @@ class CausalLM:
             sampling,
             seeds,
             self._stops_for(sampling.stop),
-            pad=self.tokenizer.eos_token_id if pad is None else pad,
+            pad=self.tokenizer.eos_token_id,  # any id does: it is masked
             max_rows=self.max_rows,
         )
         columns = {"behaviour_logp": samples.logp, "old_logp": samples.logp}
@@ -187,7 +193,9 @@ class CausalLM:
 
     def _ready(self) -> None:
         """Evaluation mode, except that Hugging Face checkpoints gradients in training mode only (dropout is off in both)."""
-        wanted = bool(getattr(self.backbone.model, "is_gradient_checkpointing", False)) and torch.is_grad_enabled()
+        model = self.backbone.model
+        name = "is_activation_checkpointing" if hasattr(type(model), "is_activation_checkpointing") else "is_gradient_checkpointing"
+        wanted = bool(getattr(model, name, False)) and torch.is_grad_enabled()
         if self.module.training != wanted:
             self.module.train(wanted)
 

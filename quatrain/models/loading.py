@@ -49,6 +49,7 @@ def load_causal_lm(
     Raises QuatrainError when the directory does not exist or holds no model, no safetensors or no tokenizer, when the
     hub cannot be reached, and for an unknown dtype.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if dtype not in DTYPES:
@@ -61,14 +62,22 @@ def load_causal_lm(
             model = AutoModelForCausalLM.from_pretrained(
                 name, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=trust_remote_code
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _refusal(name, "model", error) from error
     model = model.to(_device(device))
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_gradient_checkpointing(model)
     if lora is not None:
         model = add_lora(model, lora)
     return CausalLM(model, tokenizer, chat_template=chat_template)
+
+
+def enable_gradient_checkpointing(model: Any) -> None:
+    """Activations of each layer are computed again in the backward pass: memory for about a third more time."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Any:
@@ -113,9 +122,12 @@ def _tokenizer(name: str, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise _refusal(name, "tokenizer", error) from error
+    if len(tokenizer) < 3:  # what transformers makes of a configuration without the tokenizer's files
+        raise _refusal(name, "tokenizer", ValueError("tokenizer.json or the files of an older format"))
+    return tokenizer
 
 
 def _refusal(name: str, what: str, error: Exception) -> QuatrainError:

@@ -19,7 +19,6 @@ from torch import Tensor
 from quatrain.errors import QuatrainError
 from quatrain.models.backbone import Backbone
 from quatrain.models.draws import draw, truncates, uniforms
-from quatrain.models.kv_cache import make_cache
 from quatrain.protocols import Sampling
 
 KEEP = 0.85  # the batch is compacted when at most this part of it is still alive: copying the cache then pays within a few steps
@@ -225,6 +224,8 @@ class _State:
 
 def _prefill(backbone: Backbone, prompts: list[Sequence[int]], pad: int, steps: int, device: torch.device) -> tuple[Tensor, _State]:
     """The last hidden state [B, D] of each prompt, and the memory; equal prompts are computed once, padded on the left."""
+    from quatrain.models.kv_cache import make_cache
+
     number: dict[tuple[int, ...], int] = {}
     unique = torch.tensor([number.setdefault(tuple(prompt), len(number)) for prompt in prompts], device=device)
     longest = max(map(len, number))

@@ -1,0 +1,69 @@
+"""Loading: what works, and what each mistake says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from quatrain.errors import QuatrainError
+from quatrain.models.loading import LoraSettings, load_causal_lm
+from quatrain.parts.likelihoods import LogProb
+from tests.tiny_models import tiny_directory, tiny_model, tiny_tokenizer
+
+
+def test_a_directory_loads_as_asked(tmp_path) -> None:
+    folder = tiny_directory(tmp_path / "model", "llama", chat=True)
+    ours = load_causal_lm(folder, device="cpu")
+    assert ours.module.dtype == torch.float32 and ours.device == torch.device("cpu")
+    low = load_causal_lm(str(folder), dtype="bfloat16", device="cpu")
+    assert low.module.dtype == torch.bfloat16
+    lean = load_causal_lm(folder, lora=LoraSettings(rank=2), gradient_checkpointing=True, device="cpu")
+    batch = ours.demonstrate([ours.encode("1+1=")], ["2"])
+    expected = ours.score(batch, [LogProb()])[LogProb()]
+    logp = lean.score(batch, [LogProb()])[LogProb()]
+    assert torch.equal(logp, expected)  # new adapters change nothing
+    logp.sum().backward()
+    slopes = {name: parameter.grad for name, parameter in lean.module.named_parameters() if parameter.requires_grad}
+    assert slopes and all("lora" in name and slope is not None for name, slope in slopes.items())
+    assert any(slope.abs().max() > 0 for slope in slopes.values())
+
+
+def test_mistakes_have_messages(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    for name in ("config.json", "pytorch_model.bin"):
+        (pickled / name).write_text("{}")
+    untold = tmp_path / "untold"
+    tiny_model("gpt2").save_pretrained(untold)
+    broken = tiny_directory(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    for name, match in (
+        (tmp_path / "nowhere", "does not exist"),
+        ("./nowhere", "does not exist"),
+        (tmp_path / "file", "a model is a directory"),
+        (tmp_path / "empty", "not a model"),
+        (pickled, "no safetensors"),
+        (untold, "tokenizer cannot be loaded"),
+        (broken, "model cannot be loaded"),
+        ("nobody/nothing", "give a directory"),
+    ):
+        with pytest.raises(QuatrainError, match=match):
+            load_causal_lm(name, device="cpu")
+
+
+def test_settings_are_checked(tmp_path) -> None:
+    folder = tiny_directory(tmp_path / "model")
+    with pytest.raises(QuatrainError, match="did you mean 'float32'"):
+        load_causal_lm(folder, dtype="float3", device="cpu")
+    with pytest.raises(QuatrainError, match="rank ≥ 1"):
+        LoraSettings(rank=0)
+    with pytest.raises(QuatrainError, match="all-linear"):
+        load_causal_lm(folder, lora=LoraSettings(targets=["nonesuch"]), device="cpu")
+
+
+def test_pad_may_equal_eos(tmp_path) -> None:
+    tokenizer = load_causal_lm(tiny_directory(tmp_path / "model", pad_is_eos=True), device="cpu").tokenizer
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id != tiny_tokenizer().pad_token_id + 1
