@@ -10,6 +10,7 @@ import torch
 from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
 from quatrain.losses.value import ValueLoss, value_loss
+from quatrain.parts.gae import lambda_returns
 
 VALUES = torch.tensor([[1.0, 4.0, 9.0]])
 TARGETS = torch.tensor([[3.0, 3.0, 7.0]])
@@ -68,35 +69,50 @@ def test_impossible_clips_are_refused(old: torch.Tensor | None, clip: float):
         value_loss(VALUES, TARGETS, MASK, old, clip=clip)
 
 
-def batch(**columns: torch.Tensor) -> Batch:
-    return Batch(MASK, torch.zeros(1, 3, dtype=torch.long), columns=columns)
+def collected(n: int = 6, t: int = 5, seed: int = 0) -> tuple[Batch, Given]:
+    """(a batch with everything that a critic's fit reads, a critic)."""
+    g = torch.Generator().manual_seed(seed)
+    mask = torch.arange(t) < torch.randint(1, t + 1, (n, 1), generator=g)
+    columns = {name: torch.randn(n, t, generator=g) for name in ("rewards", "value", "next_value")}
+    columns |= {name: mask & (torch.rand(n, t, generator=g) < 0.2) for name in ("terminated", "truncated")}
+    said = torch.randn(n, t + 1, generator=g, requires_grad=True)
+    return Batch(mask, torch.zeros(n, t), columns=columns, rows={"row": torch.arange(n)}), Given(said)
 
 
-def test_a_fit_regresses_on_the_returns_of_the_values_before_the_actions():
-    """γ = λ = 1, rewards 0, 2 and then the end: both returns are 2, whatever the old values."""
-    known = batch(value=torch.tensor([[5.0, 3.0, torch.nan]]), next_value=torch.tensor([[3.0, 0.0, torch.nan]])).with_rows(
-        reward=torch.tensor([2.0])
-    )
-    fit = ValueLoss(discount=1.0, trace=1.0)
-    update = fit.finalise(fit.prepare(known))
-    assert update["return"].tolist() == [[2.0, 2.0, 0.0]]
-    loss, measures = fit.loss(Given(torch.cat([VALUES, torch.tensor([[100.0]])], 1)), update, {})
-    assert loss.item() == pytest.approx(0.5 * (1 + 4) / 2)
-    assert measures["value_error"][0].item() / measures["value_error"][1].item() == pytest.approx(5 / 8)
+def test_a_fit_regresses_on_the_lambda_returns():
+    batch, critic = collected()
+    fit = ValueLoss(discount=0.9, trace=0.8)
+    loss, measures = fit.loss(critic, fit.finalise(fit.prepare(batch)), {})
+    names = ("rewards", "value", "next_value", "terminated", "truncated")
+    targets = lambda_returns(*(batch[name] for name in names), batch.mask, 0.9, 0.8)
+    torch.testing.assert_close(loss, value_loss(critic.said[:, :-1], targets, batch.mask))
+    torch.testing.assert_close(measures["value_loss"][0], loss.detach())
+    loss.backward()
+    assert (critic.said.grad[:, -1] == 0).all() and (critic.said.grad[:, :-1][~batch.mask] == 0).all()
 
 
-def test_parts_of_a_fit_sum_to_the_whole():
-    g = torch.Generator().manual_seed(0)
-    n, t = 6, 5
-    columns = {name: torch.randn(n, t, generator=g) for name in ("value", "next_value")}
-    known = Batch(torch.rand(n, t, generator=g) < 0.6, torch.zeros(n, t), columns=columns, rows={"reward": torch.randn(n, generator=g)})
-    said, fit = torch.randn(n, t + 1, generator=g), ValueLoss(0.9, 0.8, clip=0.2)
-    update = fit.finalise(fit.prepare(known))
-    whole, _ = fit.loss(Given(said), update, {})
-    parts = [fit.loss(Given(said[i : i + 2]), update.take(range(i, i + 2)), {})[0] for i in (0, 2, 4)]
-    torch.testing.assert_close(sum(parts), whole)
+def test_a_fit_split_by_rows_has_the_whole_s_gradient():
+    batch, critic = collected()
+    fit = ValueLoss(clip=0.3)
+    whole = fit.finalise(fit.prepare(batch))
+    (expected,) = torch.autograd.grad(fit.loss(critic, whole, {})[0], critic.said)
+    found = torch.zeros_like(expected)
+    for rows in ([0, 3], [1], [2, 4, 5]):
+        part = Given(critic.said.detach()[rows].requires_grad_())
+        (found[rows],) = torch.autograd.grad(fit.loss(part, whole.take(rows), {})[0], part.said)
+    torch.testing.assert_close(found, expected)
 
 
-def test_a_missing_column_is_named():
-    with pytest.raises(QuatrainError, match="'value'"):
-        ValueLoss().check({"reward"})
+def test_a_critic_that_says_the_returns_has_no_error():
+    batch, _ = collected()
+    fit = ValueLoss()
+    ready = fit.finalise(fit.prepare(batch))
+    right = Given(torch.cat([ready["return"], torch.zeros(6, 1)], 1))
+    loss, measures = fit.loss(right, ready, {})
+    assert loss.item() == 0.0 and measures["value_error"][0].item() == 0.0 and measures["value_error"][1].item() > 0
+
+
+@pytest.mark.parametrize("absent", ["reward", "value", "next_value"])
+def test_a_missing_column_is_named(absent: str):
+    with pytest.raises(QuatrainError, match=f"'{absent}'"):
+        ValueLoss().check({"reward", "value", "next_value"} - {absent})
