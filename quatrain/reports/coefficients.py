@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,8 @@ def write_coefficients(folder: str | Path, curves: Curves | None = None, tokens:
         temporary.write_text(json.dumps(data, ensure_ascii=True, allow_nan=False), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise QuatrainError(f"the coefficient picture cannot be written: {error.strerror}", given=path, fix="free some space") from error
     return path
 

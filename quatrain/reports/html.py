@@ -6,6 +6,7 @@ import html
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -68,7 +69,8 @@ def write_report(
         temporary.write_text(page, encoding="utf-8", errors="replace")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise QuatrainError(
             f"the report cannot be written: {error.strerror}",
             given=path,
@@ -127,9 +129,9 @@ def note_empty(text: str) -> str:
     return f'<p class="empty">{_e(text)}</p>'
 
 
-def folded(summary: str, body: str) -> str:
-    """Something that is shown on demand."""
-    return f"<details><summary>{_e(summary)}</summary>{body}</details>"
+def folded(summary: str, body: str, shown: bool = False) -> str:
+    """Something that is shown on demand, or from the start and can be put away."""
+    return f"<details{' open' if shown else ''}><summary>{_e(summary)}</summary>{body}</details>"
 
 
 def heading(text: str) -> str:
@@ -169,9 +171,16 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]
         if isinstance(part, Mapping) and part:
             yield from flat(part, path)
         elif isinstance(part, (list, tuple)) and part:
-            yield path, ", ".join("–" if entry is None else str(entry) for entry in part)
+            yield path, ", ".join(map(_value, part))
         else:
-            yield path, "–" if part is None or part == {} or part == [] else str(part)
+            yield path, _value(part)
+
+
+def _value(value: Any) -> str:
+    if value is None or (isinstance(value, (dict, list, tuple)) and not value):
+        return "–"
+    # White space that matters (a stop string) is written so that it can be seen.
+    return repr(value) if isinstance(value, str) and value != value.strip() else str(value)
 
 
 def _clipped(text: str, longest: int) -> str:

@@ -121,7 +121,8 @@ def comparison_report(
         html.Section("Results", html.table(summary, best=best) + (html.note(remark) if remark else "")),
         html.Section("Learning curves", _arm_plots(by_arm, _by_tokens(arms))),
         html.Section(
-            "Sampled answers", "".join(html.folded(f"{name}", _samples(runs[0].samples, few=True)) for name, runs in arms.items())
+            "Sampled answers",
+            "".join(html.folded(name, _samples(runs[0].samples, few=True), shown=name == [*arms][-1]) for name, runs in arms.items()),
         ),
         html.Section(
             "Recipes", "".join(html.folded(name, html.text_block(str(runs[0].facts.get("explain") or ""))) for name, runs in arms.items())
@@ -147,6 +148,9 @@ _ENDS_NOTE = (
     "First and last: accuracies and counts are single evaluations; other metrics are means over the first and last tenth of the updates."
 )
 _ENDS_NOTE_ARMS = "Accuracies and counts are the last evaluation; other metrics are means over the last tenth of the updates."
+_COLOURS_NOTE = (
+    "What each action's gradient is multiplied by. Blue raises its probability, red lowers it; faint text is no action of the policy."
+)
 _SEEDS_NOTE = "± and bands: 95 % t-intervals of the mean over seeds."
 
 
@@ -279,9 +283,7 @@ def _coefficients(folder: Path) -> str:
     curves, tokens, strips = picture
     body = html.wide_figure(ratio_curve_plot(curves), "coefficient against ratio") if curves else ""
     body += strip_html(tokens, strips) if strips else ""
-    return body + html.note(
-        "What each action's gradient is multiplied by. Blue raises its probability, red lowers it; faint text is no action of the policy."
-    )
+    return body + html.note(_COLOURS_NOTE)
 
 
 def _arm_coefficients(arms: Mapping[str, Sequence[Run]]) -> str:
@@ -296,7 +298,11 @@ def _arm_coefficients(arms: Mapping[str, Sequence[Run]]) -> str:
         strips |= dict.fromkeys((strip_html(tokens, {line: values}) for line, values in own_strips.items()))
     if not curves and not strips:
         return html.note_empty("The runs kept no coefficient picture.")
-    return (html.wide_figure(ratio_curve_plot(curves), "coefficient against ratio") if curves else "") + "".join(strips)
+    return (
+        (html.wide_figure(ratio_curve_plot(curves), "coefficient against ratio") if curves else "")
+        + "".join(strips)
+        + html.note(_COLOURS_NOTE)
+    )
 
 
 def _differences(arms: Mapping[str, Sequence[Run]]) -> str:
@@ -341,7 +347,7 @@ def _provenance(*runs: Run) -> dict[str, Any]:
         "seconds": seconds if len(runs) > 1 else seconds[0],
         "date": run.facts.get("date"),
         "machine": _mapping(run.facts.get("machine")),
-        "versions": _mapping(run.facts.get("versions")),
+        "versions": [f"{name} {version}" for name, version in _mapping(run.facts.get("versions")).items()],
     }
 
 

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class JsonLines:
             os.close(self._file)
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise _unwritable(self.path, error) from error
 
     def close(self) -> None:
@@ -152,7 +154,7 @@ class SamplesLog:
     def write(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         """Append one line per sample: texts ``prompt``, ``completion``, ``answer`` (or None) and a number ``reward``.
 
-        Other keys are kept as texts. All samples of the call are written, or none.
+        Chat messages become one text; other keys are kept as texts. All samples of the call are written, or none.
         """
         self._lines.append(*({"step": int(step), **{name: _sample_value(value) for name, value in sample.items()}} for sample in samples))
 
@@ -209,11 +211,17 @@ def _number(name: str, value: Any) -> float:
 def _sample_value(value: Any) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, (list, tuple)):
+        return "\n".join(map(_message, value))
     try:
         number = float(value)
     except (TypeError, ValueError, RuntimeError):
         return str(value)
     return number if math.isfinite(number) else None
+
+
+def _message(part: Any) -> str:
+    return f"{part.get('role', '')}: {part['content']}" if isinstance(part, Mapping) and "content" in part else str(part)
 
 
 def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:

@@ -166,6 +166,12 @@ def test_samples_keep_any_text(tmp_path):
     assert second == {"step": 3, "prompt": "c", "reward": None}
 
 
+def test_chat_messages_are_kept_as_one_text(tmp_path):
+    with SamplesLog(tmp_path) as log:
+        log.write(1, [{"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1"}], "completion": "2"}])
+    assert read_records(tmp_path / "samples.jsonl")[0]["prompt"] == "system: Be brief.\nuser: 1+1"
+
+
 def test_reading_what_is_not_there_says_so(tmp_path):
     with pytest.raises(QuatrainError, match="no log to read"):
         read_metrics(tmp_path)
