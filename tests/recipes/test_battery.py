@@ -1,0 +1,212 @@
+"""What must hold for every recipe in the registry, and for every Fit in it. A new recipe is tested by being registered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from quatrain.batch import Batch
+from quatrain.estimator import Objective, Term
+from quatrain.parts.bounds import unbounded
+from quatrain.parts.denominators import Ratio
+from quatrain.recipes.registry import entries, make
+from quatrain.rollout.edits import AddDemonstrations
+from quatrain.training.driver import build, run
+from quatrain.training.recipe import Recipe
+from quatrain.training.selves import Given
+from quatrain.training.state import State
+from quatrain.training.steps import Collect, Fit
+from tests.toy import NAN, Case, TabularCritic, TabularPolicy, ToyTask, assert_same, case, fit_of, gradient
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "dapo": [{"mean": "batch"}],
+    "grpo": [{"kl": 0.0}],
+    "hpt": [{"version": "code", "entropy": 0.001}, {"soft": True}],
+    "opd": [{"kind": "forward"}, {"kind": "jsd"}],
+    "ppo": [{"entropy": 0.01}],
+    "reinforce": [{"baseline": False, "discount": 0.9}],
+}
+ALL = [(entry.name, options) for entry in entries() for options in [{}, *VARIANTS.get(entry.name, [])]]
+every_recipe = pytest.mark.parametrize(("name", "options"), ALL, ids=[f"{name}-{options}" if options else name for name, options in ALL])
+KNOBS = {"max_actions": 5}
+
+
+def batch_for(recipe: Recipe, **options: Any) -> Case:
+    """A batch of the kind that the recipe collects."""
+    shown = any(isinstance(edit, AddDemonstrations) for stage in recipe.stages for step in collects(stage) for edit in step.edits)
+    return case(**{"demonstrations": shown, "prompts": 6, **options})
+
+
+def collects(stage: Any) -> list[Collect]:
+    return [step for step in stage.steps if isinstance(step, Collect)]
+
+
+def model_for(step: Fit, here: Case) -> Any:
+    """The policy, or a critic for any other model."""
+    if step.model == "policy":
+        return here.policy
+    g = torch.Generator().manual_seed(5)
+    return TabularCritic(torch.randn(len(here.policy.table), dtype=torch.float64, generator=g).to(here.policy.table.dtype))
+
+
+def gradients(recipe: Recipe, here: Case, **changes: Any) -> dict[str, Tensor]:
+    found = {}
+    for _, step in recipe.fits():
+        step = replace(fit_of(recipe, step.model, **KNOBS), **changes)
+        found[step.model] = gradient(step, here, model_for(step, here))
+    return found
+
+
+@every_recipe
+def test_any_split_into_micro_batches_gives_the_same_gradient(name: str, options: dict):
+    """Down to one row at a time: pairs and groups are cut across micro-batches."""
+    recipe = make(name, **options)
+    here = batch_for(recipe)
+    whole = gradients(recipe, here)
+    for tokens in (40, 7, 1):
+        for model, found in gradients(recipe, here, micro_tokens=tokens).items():
+            assert_same(found, whole[model], 1e-13)
+
+
+@every_recipe
+def test_the_order_of_rows_does_not_matter(name: str, options: dict):
+    recipe = make(name, **options)
+    here = batch_for(recipe)
+    order = torch.randperm(len(here.batch), generator=torch.Generator().manual_seed(3))
+    shuffled = replace(here, batch=here.batch.take(order))
+    whole = gradients(recipe, here)
+    for model, found in gradients(recipe, shuffled).items():
+        assert_same(found, whole[model], 1e-12)
+
+
+@every_recipe
+@pytest.mark.parametrize("poison", [NAN, -200.0, 200.0, float("inf")])
+def test_what_is_no_action_contributes_exactly_nothing(name: str, options: dict, poison: float):
+    """fp32: NaN, infinity and log-ratios of ±200 outside the mask leave the gradient bit for bit."""
+    recipe = make(name, **options)
+    here = batch_for(recipe, dtype=torch.float32)
+    clean = replace(here, batch=filled(here.batch, 0.0))
+    assert not here.batch.mask.all(1).all()
+    expected = gradients(recipe, clean)
+    leaky = replace(clean, batch=filled(here.batch, poison), policy=TabularPolicy(here.policy.table.detach(), leaky=True))
+    for model, found in gradients(recipe, leaky).items():
+        assert expected[model].abs().max() > 0 and torch.equal(found, expected[model])
+
+
+def filled(batch: Batch, value: float) -> Batch:
+    """Every float column set to a value where there is no action."""
+    floats = {name: column for name, column in batch.columns.items() if column.is_floating_point()}
+    return batch.with_columns(**{name: column.masked_fill(~batch.mask, value) for name, column in floats.items()})
+
+
+@every_recipe
+def test_on_policy_every_ratio_is_one(name: str, options: dict):
+    """With old = current, ratio and bound may be left out: the plain policy gradient of this advantage and aggregation."""
+    recipe = make(name, **options)
+    here = batch_for(recipe)
+    current = here.logp().detach()
+    columns = {column: torch.where(here.batch[column].isnan(), NAN, current) for column in ("old_logp", "behaviour_logp")}
+    here = replace(here, batch=here.batch.with_columns(**columns))
+    plain = recipe
+    for _, fit in recipe.fits(Objective):
+        for term in fit.loss.terms:
+            plain = plain.but(term, denominator=Ratio(), bound=unbounded)
+    assert_same(gradients(recipe, here)["policy"], gradients(plain, here)["policy"], 1e-12)
+
+
+@every_recipe
+def test_rows_without_a_coefficient_need_no_forward(name: str, options: dict):
+    """Rows that ``active`` leaves out carry exactly no gradient."""
+    recipe = make(name, **options)
+    here = batch_for(recipe)
+    step = fit_of(recipe, **KNOBS)
+    batch = step.loss.prepare(here.batch)
+    current = step.loss.current(here.policy, batch, here.others)
+    batch = step.loss.finalise(batch, current)
+    idle = ~step.loss.active(batch)
+    others = {name: here.others[name] for name in step.loss.models()}
+    loss, _ = step.loss.loss(here.policy, batch, others)
+    found = torch.autograd.grad(loss, here.policy.table)[0].view(*here.batch.shape, -1)
+    assert not found[idle].any() and found.any()
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+TASK = ToyTask(prompts=4, length=3)
+
+
+def start(recipe: Recipe, seed: int = 0) -> tuple[Recipe, State]:
+    """A run of the recipe on the toy task, its models built."""
+    if "critic" in recipe.models:
+        recipe = recipe.with_models(critic=Given("critic"))
+    knobs = {"steps": 3, "prompts": 8, "lr": 0.1, "max_actions": 3, "micro_tokens": 20}
+    state = State(task=TASK, models={"policy": TASK.policy()}, seed=seed)
+    state.knobs = {name: value for name, value in knobs.items() if name in recipe.knobs()}
+    build(recipe, state, {"teacher": TASK.policy(9), "critic": TASK.critic()})
+    for model in state.models.values():
+        model.module.requires_grad_(True)
+    return recipe, state
+
+
+def weights(state: State) -> dict[str, Tensor]:
+    return {name: model.module.values.detach().clone() for name, model in state.models.items()}
+
+
+@every_recipe
+def test_a_run_moves_the_weights_and_repeats_itself(name: str, options: dict):
+    first, second = (run(*start(make(name, **options))) for _ in range(2))
+    assert first.step == 3 and first.spent == second.spent
+    assert not torch.equal(first.models["policy"].table, TASK.policy().table)
+    for model, value in weights(first).items():
+        assert torch.equal(value, weights(second)[model])
+    other = run(*start(make(name, **options), seed=1))
+    if "tokens" in other.spent:  # what is sampled depends on the seed
+        assert not torch.equal(other.models["policy"].table, first.models["policy"].table)
+
+
+@every_recipe
+def test_a_learning_rate_of_zero_keeps_the_ratio_at_one(name: str, options: dict):
+    recipe, state = start(make(name, **options))
+    state.knobs["lr"] = 0.0
+    seen: list[dict] = []
+    run(recipe, state, after=lambda state, metrics: seen.append(dict(metrics)))
+    assert torch.equal(state.models["policy"].table, TASK.policy().table)
+    for metrics in seen:
+        assert metrics.get("ratio", 1.0) == 1.0 and metrics.get("clipped", 0.0) == 0.0
+
+
+@every_recipe
+@pytest.mark.parametrize("cut", [1, 2])
+def test_cut_and_resumed_it_is_the_same_run(name: str, options: dict, cut: int):
+    whole = run(*start(make(name, **options)))
+    recipe, state = start(make(name, **options))
+
+    class Cut(Exception):
+        pass
+
+    saved: list[Any] = []
+
+    def stop(state: State, metrics: Any) -> None:
+        if state.step == cut:
+            saved.append(state.state_dict())
+            raise Cut
+
+    with pytest.raises(Cut):
+        run(recipe, state, after=stop)
+    recipe, resumed = start(make(name, **options), seed=77)
+    resumed.load_state_dict(saved[0])
+    run(recipe, resumed)
+    assert resumed.spent == whole.spent
+    for model, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[model], value)
+
+
+@every_recipe
+def test_it_says_what_it_is(name: str, options: dict):
+    recipe = make(name, **options)
+    assert recipe.name == name and recipe.summary.endswith((".", ":", "(Williams 1992).")) and len(recipe.summary) < 140
+    for _, fit in recipe.fits(Objective):
+        assert all(isinstance(term, Term) for term in fit.loss.terms.values())
