@@ -63,7 +63,7 @@ def ratio_curve_plot(curves: Curves, title: str = "") -> Figure:
 
 
 @styled
-def strip_plot(tokens: Sequence[str], coefficient: Any | Strips, width: int = 24) -> Figure:
+def strip_plot(tokens: Sequence[str], coefficient: Any | Strips, width: int = 28) -> Figure:
     """One cell per action, coloured by its coefficient; one row per recipe, folded after ``width`` actions.
 
     tokens       T texts.
@@ -74,7 +74,7 @@ def strip_plot(tokens: Sequence[str], coefficient: Any | Strips, width: int = 24
     names = list(strips)
     folds = max(1, math.ceil(len(tokens) / width))
     columns = min(width, max(1, len(tokens)))
-    figure, axes = new_figure(width=7.2, height=0.35 + 0.28 * folds * (len(names) + 0.6))
+    figure, axes = new_figure(width=9.4, height=0.35 + 0.28 * folds * (len(names) + 0.6))
     from matplotlib.patches import Rectangle
 
     for fold in range(folds):
@@ -85,7 +85,7 @@ def strip_plot(tokens: Sequence[str], coefficient: Any | Strips, width: int = 24
             scale = _scale(strips[name])
             for column, index in enumerate(range(fold * width, min((fold + 1) * width, len(tokens)))):
                 value = strips[name][index]
-                face = "none" if math.isnan(value) else (*(part / 255 for part in (UP if value > 0 else DOWN)), 0.85 * abs(value) / scale)
+                face = "none" if math.isnan(value) else (*(part / 255 for part in (UP if value > 0 else DOWN)), 0.5 * abs(value) / scale)
                 axes.add_patch(Rectangle((column, base - row - 1), 0.94, 0.9, facecolor=face, edgecolor=RULE, linewidth=0.4))
                 text = _visible(tokens[index]).replace("$", r"\$")
                 axes.text(column + 0.47, base - row - 0.55, text[:6], ha="center", va="center", fontsize=7, color=INK)

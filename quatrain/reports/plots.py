@@ -84,9 +84,11 @@ def curves_plot(
             axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
         elif window > 1:
             axes.plot(x, y[0], color=colour, alpha=0.28, linewidth=0.8)
-        marker = {"marker": "o", "markersize": 3.2} if len(x) <= 25 else {}
-        axes.plot(x, mean, color=colour, label=_plain(name) if labelled else None, **marker)
+        look = {"marker": "o", "markersize": 3.2} if len(x) <= 25 else {}
+        look["linestyle"] = "-" if index < len(COLOURS) else (0, (4, 1.5))  # colours come round again, lines do not
+        axes.plot(x, mean, color=colour, label=_plain(name) if labelled else None, **look)
     _finish(axes, title, xlabel, ylabel)
+    axes.locator_params(axis="x", integer=True)
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom if limits[0] is None else limits[0], top if limits[1] is None else limits[1])
     for text, at in (marks or {}).items():
@@ -164,6 +166,7 @@ def legend(figure: Figure, axes: Axes, room: int) -> None:
         axes.legend(handles, names, labelcolor=INK, borderpad=0.1, columnspacing=1.2, handletextpad=0.5, **place)
     else:
         columns = max(1, min(len(names), int(62 // (max(map(len, names)) + 5))))
+        figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(len(names) / columns))
         figure.legend(handles, names, labelcolor=INK, loc="outside lower left", ncols=columns, borderpad=0.1, columnspacing=1.2)
 
 
