@@ -13,7 +13,7 @@ from quatrain.batch import Batch
 from quatrain.estimator import Objective, Term
 from quatrain.parts.bounds import unbounded
 from quatrain.parts.denominators import Ratio
-from quatrain.recipes.registry import entries, make
+from quatrain.recipes.registry import entries, find, make
 from quatrain.rollout.edits import AddDemonstrations
 from quatrain.training.driver import build, run
 from quatrain.training.recipe import Recipe
@@ -138,8 +138,10 @@ def test_rows_without_a_coefficient_need_no_forward(name: str, options: dict):
 TASK = ToyTask(prompts=4, length=3)
 
 
-def start(recipe: Recipe, seed: int = 0) -> tuple[Recipe, State]:
-    """A run of the recipe on the toy task, its models built."""
+def start(name: str, options: dict, seed: int = 0) -> tuple[Recipe, State]:
+    """A run of the recipe on the toy task, its models built; several updates per batch where it has the option."""
+    several = {option: 2 for option in ("epochs", "minibatches") if option in find(name).options}
+    recipe = make(name, **options, **several)
     if "critic" in recipe.models:
         recipe = recipe.with_models(critic=Given("critic"))
     knobs = {"steps": 3, "prompts": 8, "lr": 0.1, "max_actions": 3, "micro_tokens": 20}
@@ -157,19 +159,19 @@ def weights(state: State) -> dict[str, Tensor]:
 
 @every_recipe
 def test_a_run_moves_the_weights_and_repeats_itself(name: str, options: dict):
-    first, second = (run(*start(make(name, **options))) for _ in range(2))
+    first, second = (run(*start(name, options)) for _ in range(2))
     assert first.step == 3 and first.spent == second.spent
     assert not torch.equal(first.models["policy"].table, TASK.policy().table)
     for model, value in weights(first).items():
         assert torch.equal(value, weights(second)[model])
-    other = run(*start(make(name, **options), seed=1))
+    other = run(*start(name, options, seed=1))
     if "tokens" in other.spent:  # what is sampled depends on the seed
         assert not torch.equal(other.models["policy"].table, first.models["policy"].table)
 
 
 @every_recipe
 def test_a_learning_rate_of_zero_keeps_the_ratio_at_one(name: str, options: dict):
-    recipe, state = start(make(name, **options))
+    recipe, state = start(name, options)
     state.knobs["lr"] = 0.0
     seen: list[dict] = []
     run(recipe, state, after=lambda state, metrics: seen.append(dict(metrics)))
@@ -181,8 +183,8 @@ def test_a_learning_rate_of_zero_keeps_the_ratio_at_one(name: str, options: dict
 @every_recipe
 @pytest.mark.parametrize("cut", [1, 2])
 def test_cut_and_resumed_it_is_the_same_run(name: str, options: dict, cut: int):
-    whole = run(*start(make(name, **options)))
-    recipe, state = start(make(name, **options))
+    whole = run(*start(name, options))
+    recipe, state = start(name, options)
 
     class Cut(Exception):
         pass
@@ -196,7 +198,7 @@ def test_cut_and_resumed_it_is_the_same_run(name: str, options: dict, cut: int):
 
     with pytest.raises(Cut):
         run(recipe, state, after=stop)
-    recipe, resumed = start(make(name, **options), seed=77)
+    recipe, resumed = start(name, options, seed=77)
     resumed.load_state_dict(saved[0])
     run(recipe, resumed)
     assert resumed.spent == whole.spent

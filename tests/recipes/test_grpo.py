@@ -40,7 +40,9 @@ def test_all_four_cases_of_sign_and_side_are_in_the_batch():
             assert (here.batch.mask & (advantage * sign > 0) & outside).any()
 
 
-@pytest.mark.parametrize(("kind", "penalty"), [("k1", lambda l: -l), ("k2", lambda l: l**2 / 2), ("k3", lambda l: l.exp() - l - 1)])
+@pytest.mark.parametrize(
+    ("kind", "penalty"), [("k1", lambda gap: -gap), ("k2", lambda gap: gap**2 / 2), ("k3", lambda gap: gap.exp() - gap - 1)]
+)
 def test_other_estimators_of_the_kl(kind, penalty):
     here = case(4)
     mask = here.batch.mask.double()
