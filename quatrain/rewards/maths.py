@@ -50,8 +50,8 @@ class Math:
     def __call__(self, completion: str, item: Item) -> float:
         wanted = reference(item, self.name)
         marked = marked_answer(wanted)
-        given = final_answer(completion)
-        return float(given is not None and equivalent(given, wanted if marked is None else marked))
+        given = final_answer(completion) or completion.strip()  # a word may be the answer
+        return float(equivalent(given, wanted if marked is None else marked))
 
 
 def equivalent(given: str, wanted: str) -> bool:

@@ -1,0 +1,170 @@
+"""Tasks by name: what stands after ``task=``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quatrain.errors import QuatrainError, nearest
+from quatrain.protocols import Item, Task
+from quatrain.rewards.base import Reward
+from quatrain.rewards.workers import RewardWorkers
+from quatrain.tasks.files import SUFFIXES, Records, read_folder, read_hub, read_records
+from quatrain.tasks.records import Columns, find_columns, split_heldout, to_items
+
+if TYPE_CHECKING:
+    from quatrain.tasks.text import TextTask
+
+KINDS = (
+    "letters[:KIND], reasoning_gym:NAME, gym:ENVIRONMENT, a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
+)
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """In place of a reward where none was named: enough for demonstrations and pairs; asking for a score says what to do."""
+
+    task: str
+    needs: tuple[str, ...] = ()
+
+    def score(self, completions: Sequence[str], items: Sequence[Item]) -> list[float]:
+        raise QuatrainError(
+            f"task {self.task} has no reward",
+            expected="a way to judge completions, for training by reward and for evaluation",
+            fix="reward=math, reward=exact or reward=rewards.py:function",
+        )
+
+
+def load_task(
+    spec: str,
+    reward: str | Reward | None = None,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    heldout: float | str = 0.1,
+    seed: int = 0,
+    limit: int | None = None,
+    workers: int = 1,
+    deadline_s: float = 5.0,
+    on_error: str = "zero",
+    check: bool = True,
+) -> Task:
+    """The task that a text names.
+
+        letters   letters:chain?levels=2-4           the embedded laboratory
+        gym:CartPole-v1                              an environment
+        reasoning_gym:countdown?min_numbers=3        reasoning-gym, with its own scorer
+        data.jsonl   data.json   data.parquet        a file of records
+        folder/                                      a saved Hugging Face data set, or train.* and test.* files
+        openai/gsm8k?config=main&split=train         a data set of the Hugging Face hub
+
+    reward   see ``rewards.spec.load_reward``. None: the task's own; records have none (``Unjudged``).
+    columns  {"prompt" | "answer" | "solution" | "messages" | "chosen" | "rejected": column}; well-known names are found.
+    heldout  for records: a share (0: none), or a file of held-out records. A source's own held-out split goes before a share.
+    limit    for records: at most this many to train on, from the beginning.
+    workers, deadline_s, on_error   see ``RewardWorkers``.
+    check    try the reward on the first items now.
+
+    Raises QuatrainError with what was given, expected and to do.
+    """
+    head, query, kind = spec.partition("?")[0], spec.partition("?")[2], spec.partition(":")[0].partition("?")[0]
+    judge = None if reward is None else RewardWorkers(reward, workers, deadline_s, on_error)
+    is_path = _is_path(head)
+    if not is_path and kind == "gym":
+        from quatrain.environments.gymnasium import GymTask
+
+        if judge is not None:
+            raise QuatrainError("an environment gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
+        return GymTask(spec.removeprefix("gym:"), seed=seed)
+    if not is_path and kind == "letters":
+        from quatrain.tasks.letters import letters
+
+        task = letters(spec) if "seed=" in query else letters(spec, seed=seed)
+        task.reward = judge or task.reward
+    elif not is_path and kind == "reasoning_gym":
+        task = _reasoning(spec, judge, seed, workers, deadline_s, on_error)
+    elif not is_path and (":" in head or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", head) or _almost(head)):
+        raise QuatrainError(f"there is no task {spec!r}", expected=KINDS, fix=nearest(kind, ("letters", "gym", "reasoning_gym")))
+    else:
+        task = _from_records(spec, judge, columns or {}, heldout, seed, limit)
+    if check and isinstance(task.reward, RewardWorkers):
+        task.reward.check(task.starts("train", 0, 4))
+    return task
+
+
+def _is_path(head: str) -> bool:
+    return head.startswith((".", "/", "~")) or Path(head).suffix in SUFFIXES or Path(head).expanduser().exists()
+
+
+def _almost(head: str) -> bool:
+    """A misspelt name of ours rather than one of the hub's."""
+    return "/" not in head and nearest(head, ("letters", "reasoning_gym", "gym")).startswith("did you mean")
+
+
+def _reasoning(spec: str, judge: RewardWorkers | None, seed: int, workers: int, deadline_s: float, on_error: str) -> TextTask:
+    from quatrain.tasks.reasoning import HELDOUT, SIZE, ReasoningItems, ReasoningReward, parse_options
+    from quatrain.tasks.text import TextTask
+
+    name, _, query = spec.partition(":")[2].partition("?")
+    options = parse_options(name, query)
+    sizes = {"size": options.pop("size", SIZE), "heldout": options.pop("heldout", HELDOUT)}
+    if not all(isinstance(size, int) for size in sizes.values()):
+        raise QuatrainError("size and heldout of a reasoning-gym task are whole numbers", given=sizes, fix=f"size={SIZE}&heldout={HELDOUT}")
+    seed = options.pop("seed", seed)
+    pairs = tuple(options.items())
+    train = ReasoningItems(name, pairs, seed, sizes["size"])
+    held = ReasoningItems(name, pairs, seed, sizes["heldout"], heldout=True)
+    return TextTask(spec, train, held, judge or RewardWorkers(ReasoningReward(train), workers, deadline_s, on_error), seed=seed)
+
+
+def _from_records(
+    spec: str, judge: RewardWorkers | None, given: Mapping[str, str | None], heldout: float | str, seed: int, limit: int | None
+) -> TextTask:
+    from quatrain.tasks.text import TextTask
+
+    if limit is not None and limit < 1:
+        raise QuatrainError("limit is at least 1", given=limit)
+    records = _read(spec, limit)
+    columns = find_columns(records.train[0], given, spec)
+    train = to_items(records.train, columns, spec)
+    if isinstance(heldout, str):
+        held = _heldout_items(read_records(heldout), given, heldout, len(train))
+    elif records.heldout is not None:
+        held = _heldout_items(records.heldout, given, f"the held-out split of {spec}", len(train))
+    else:
+        train, held = split_heldout(train, heldout, spec)
+    _check_needs(judge, [*train, *held], columns, records.train[0], spec)
+    return TextTask(spec, train, held or None, judge or Unjudged(spec), seed=seed)
+
+
+def _heldout_items(records: Sequence[Mapping[str, Any]], given: Mapping[str, str | None], where: str, first: int) -> list[Item]:
+    return to_items(records, find_columns(records[0], given, where), where, first)
+
+
+def _read(spec: str, limit: int | None) -> Records:
+    if _is_path(spec):
+        path = Path(spec).expanduser()
+        return read_folder(path, limit) if path.is_dir() else Records(read_records(path, limit))
+    name, _, query = spec.partition("?")
+    options = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
+    for key in options:
+        if key not in ("config", "split"):
+            raise QuatrainError(f"a data set of the hub has no option {key!r}", given=spec, fix=nearest(key, ("config", "split")))
+    return read_hub(name, options.get("config"), options.get("split"), limit)
+
+
+def _check_needs(judge: RewardWorkers | None, items: Sequence[Item], columns: Columns, record: Mapping[str, Any], spec: str) -> None:
+    if judge is None or "answer" not in judge.needs:
+        return
+    lacking = [item.id for item in items if item.answer is None]
+    if lacking:
+        names = ", ".join(map(str, record))
+        raise QuatrainError(
+            f"reward {judge.name} compares with an answer, and {spec} has none"
+            + (f" in {len(lacking)} of {len(items)} items" if len(lacking) < len(items) else ""),
+            given=f"columns {names}",
+            expected="a column answer, or a solution that ends in \\boxed{…} or #### …",
+            fix="name it: answer=COLUMN" if columns.answer is None else "complete the data",
+        )
