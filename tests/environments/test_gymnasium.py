@@ -403,3 +403,11 @@ def test_demonstrations_are_refused():
 def test_impossible_tasks_are_refused(copies: int, seed: int):
     with pytest.raises(QuatrainError, match="at least one copy"):
         GymTask(CARTPOLE, copies=copies, seed=seed)
+
+
+def test_a_closed_task_opens_again_at_the_beginning():
+    task = GymTask(CARTPOLE, copies=3)
+    policy = task.network()
+    first = task.steps(policy, 5, FREE, seed=0)
+    task.close()
+    assert task.state_dict() == {} and equal(first, task.steps(policy, 5, FREE, seed=0))
