@@ -91,10 +91,10 @@ class Estimate:
 
     @torch.no_grad()
     def measures(self) -> dict[str, Measure]:
-        """What is worth watching, as (total, count): per term the coefficient's mean size; the ratio and what the bound took."""
-        found: dict[str, Measure] = {"loss": (self.loss.detach(), 1.0)}
+        """What is worth watching: the loss, per term the sum of the coefficients' sizes; the ratio and what the bound took."""
+        found: dict[str, Measure] = {"loss": (self.loss.detach(), None)}
         for name, term in self.terms.items():
-            found[f"{name}/coefficient"] = _mean(term.coefficient.abs() * term.where.sum(), term.where)
+            found[f"{name}/coefficient"] = (term.coefficient.abs().sum(), None)
             signal = term.where & (term.advantage != 0)
             if bool((term.log_ratio != 0).any()):
                 ratio = term.log_ratio.exp()
@@ -105,7 +105,8 @@ class Estimate:
         return found
 
 
-Measure = tuple[Tensor, Tensor | float]  # (total, count); a name that ends in "/max" is a maximum
+# (total, count); a count of None: the parts of one update add up to its value. A name that ends in "/max" is a maximum.
+Measure = tuple[Tensor, Tensor | float | None]
 
 
 class NonFiniteError(QuatrainError):

@@ -89,9 +89,11 @@ class ValueLoss:
     def active(self, batch: Batch) -> Tensor:
         return batch.mask.any(1)
 
-    def loss(self, model: Critic, batch: Batch, others: Mapping[str, Any]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor | float]]]:
+    def loss(
+        self, model: Critic, batch: Batch, others: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor | float | None]]]:
         values, target = model.values(batch)[:, :-1], batch["return"]
         old = batch["value"] if self.clip is not None else None
         loss = value_loss(values, target, batch.mask, old, self.clip, float(batch["actions"][0]))
         error = (values.detach() - target)[batch.mask].square().sum()
-        return loss, {"value_loss": (loss.detach(), 1.0), "value_error": (error, target[batch.mask].square().sum())}
+        return loss, {"value_loss": (loss.detach(), None), "value_error": (error, target[batch.mask].square().sum())}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -40,7 +40,6 @@ class Loss(Protocol):
 
     live: bool
 
-    def needs(self) -> set[str]: ...
     def models(self) -> set[str]: ...
     def check(self, provided: set[str]) -> None: ...
     def prepare(self, batch: Batch) -> Batch: ...
@@ -131,29 +130,32 @@ class Fit:
         except NonFiniteError as error:
             optimizer.zero_grad(set_to_none=True)
             norm, why = None, str(error)
-        state.measure({"skipped": (torch.tensor(float(norm is None)), 1.0)})
+        of = "" if self.model == "policy" else f"{self.model}/"  # another model's numbers have its name
+        state.measure({f"{of}skipped": (torch.tensor(float(norm is None)), 1.0)})
         if norm is None:
-            state.spent["skipped in a row"] += 1
-            if state.spent["skipped in a row"] >= PATIENCE:
+            state.spent[f"{of}skipped in a row"] += 1
+            if state.spent[f"{of}skipped in a row"] >= PATIENCE:
                 raise QuatrainError(f"{PATIENCE} updates in a row were skipped: {why}", fix="lower lr, bound the ratio, or train in fp32")
             return
-        state.spent["skipped in a row"] = 0
-        state.spent["updates"] += 1
+        state.spent[f"{of}skipped in a row"] = 0
+        state.spent[f"{of}updates"] += 1
         model.version += 1
-        state.measure({"gradient_norm": (torch.tensor(norm), 1.0)})
+        state.measure({f"{of}gradient_norm": (torch.tensor(norm), 1.0)})
 
-    def gradient_parts(self, model: Any, others: Mapping[str, Any], batch: Batch):
+    def gradient_parts(self, model: Any, others: Mapping[str, Any], batch: Batch) -> Iterator[dict[str, Measured]]:
         """Accumulate the gradient of one update, micro-batch by micro-batch; yields the measures of each."""
         current: dict[Any, Tensor] | None = None
         if self.loss.live:
             current = scored(batch, lambda part: self.loss.current(model, part, others), self.micro_tokens)
         batch = self.loss.finalise(batch, current)
         active = self.loss.active(batch)
-        yield {"rows/active": (active.sum(), len(active))}
+        if self.model == "policy":
+            yield {"rows/active": (active.sum(), len(active))}
         for part in micro_batches(batch.take(active), self.micro_tokens):
             loss, measures = self.loss.loss(model, part, others)
             loss.backward()
-            yield measures
+            share = len(part) / int(active.sum())
+            yield {name: (total, share if count is None else count) for name, (total, count) in measures.items()}
 
 
 @dataclass(frozen=True)
