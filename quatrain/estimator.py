@@ -26,7 +26,7 @@ from quatrain.parts.aggregations import token_mean
 from quatrain.parts.bounds import unbounded
 from quatrain.parts.denominators import Ratio
 from quatrain.parts.likelihoods import Entropy, LogProb
-from quatrain.parts.needs import is_live, needs_of
+from quatrain.parts.needs import is_live, is_pass_needed, needs_of
 from quatrain.parts.selections import every_action
 from quatrain.protocols import Policy, Statistic
 
@@ -44,7 +44,7 @@ class Term:
     likelihood   the statistic that is differentiated.
     where        batch → bool [N, T]: selection, inside the mean.
     aggregation  (batch, where) → [N, T]: the normaliser.
-    weight       everything else: a number, or batch → [N] or [N, T]. It may read ``current_…`` columns row by row.
+    weight       everything else: a number, or batch → [N] or [N, T]. It may read ``current_…`` columns action by action.
 
     → REINFORCE with advantage = return, everything else as it stands; → supervised fine-tuning with nothing given.
     """
@@ -59,8 +59,8 @@ class Term:
 
     @property
     def live(self) -> bool:
-        """Does it look at the current policy across rows, so that its rows are needed together?"""
-        return any(is_live(part) for part in (self.advantage, self.where, self.aggregation))
+        """Does it need the current policy's columns before any micro-batch is estimated: of other rows, or for the normaliser?"""
+        return is_pass_needed(self.advantage) or is_live(self.where) or is_live(self.aggregation)
 
     def needs(self) -> Iterator[tuple[str, str]]:
         """(field, column) for every column that a part of it reads."""
@@ -167,9 +167,10 @@ class Objective:
         seen = _with_current(batch, current)
         added = {}
         for name, term in self.terms.items():
-            for part in ("where", "advantage"):
-                if f"{name}/{part}" not in batch:
-                    added[f"{name}/{part}"] = _part(name, term, part, seen)
+            if is_live(term.where):
+                added[f"{name}/where"] = _part(name, term, "where", seen)
+            if is_pass_needed(term.advantage):
+                added[f"{name}/advantage"] = _part(name, term, "advantage", seen)
             where = added.get(f"{name}/where", batch.columns.get(f"{name}/where"))
             added[f"{name}/aggregation"] = term.aggregation(seen, where)
         return batch.with_columns(**added)
@@ -178,9 +179,10 @@ class Objective:
         """[N] bool: rows of a finalised batch with a coefficient that may differ from zero. The others need no forward."""
         active = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
         for name in self.terms:
-            here = batch[f"{name}/where"] & (batch[f"{name}/advantage"] != 0)
-            if f"{name}/weight" in batch:
-                here = here & (batch[f"{name}/weight"] != 0)
+            here = batch[f"{name}/where"]
+            for part in ("advantage", "weight"):
+                if f"{name}/{part}" in batch:
+                    here = here & (batch[f"{name}/{part}"] != 0)
             active |= here.any(1)
         return active
 
@@ -194,8 +196,11 @@ class Objective:
         for name, term in self.terms.items():
             statistic = statistics[term.likelihood]
             with torch.no_grad():
-                where, advantage = batch[f"{name}/where"], batch[f"{name}/advantage"]
-                weight = batch[f"{name}/weight"] if f"{name}/weight" in batch else _part(name, term, "weight", batch)
+                where = batch[f"{name}/where"]
+                advantage, weight = (
+                    batch[f"{name}/{part}"] if f"{name}/{part}" in batch else _part(name, term, part, batch)
+                    for part in ("advantage", "weight")
+                )
                 log_ratio = term.denominator(batch)
                 factor = term.bound(log_ratio, advantage, batch)
                 full = factor * advantage * batch[f"{name}/aggregation"] * weight

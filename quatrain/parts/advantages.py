@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from quatrain.batch import Batch, group_index, group_sum, spread
 from quatrain.errors import QuatrainError
 from quatrain.parts.gae import gae
+from quatrain.parts.needs import needs_of
 
 
 def one(batch: Batch) -> Tensor:
@@ -62,7 +64,7 @@ class GroupRelative:
         if self.scale == "none":
             return centred
         if self.scale == "batch":
-            return centred / (value[~value.isnan()].std() + self.eps)
+            return centred / (value[~value.isnan()].std().nan_to_num() + self.eps)  # one value alone has no deviation: NaN
         square = group_sum(centred.nan_to_num().square(), index, count)
         return centred / ((square / (size - 1).clamp(min=1)).sqrt()[index] + self.eps)
 
@@ -99,21 +101,21 @@ class Return:
 
     def __call__(self, batch: Batch) -> Tensor:
         rewards, ended = action_rewards(batch)
-        zero = torch.zeros_like(rewards)
-        return gae(rewards, zero, zero, ended, torch.zeros_like(ended), batch.mask, self.discount, 1.0)
+        zero, cut = torch.zeros_like(rewards), batch["truncated"] if "truncated" in batch else torch.zeros_like(ended)
+        return gae(rewards, zero, zero, ended, cut, batch.mask, self.discount, 1.0)
 
 
 @dataclass(frozen=True)
 class Centred:
     """Another advantage minus its mean over the batch's actions; divided by their standard deviation if ``scale``."""
 
-    of: Return | GeneralisedAdvantage
+    of: Callable[[Batch], Tensor]
     scale: bool = False
     eps: float = 1e-8
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return self.of.needs
+        return needs_of(self.of)
 
     def __call__(self, batch: Batch) -> Tensor:
         value = spread(self.of(batch), batch)
@@ -138,18 +140,20 @@ class GeneralisedAdvantage:
 
 @dataclass(frozen=True)
 class KL:
-    """A penalty on log π_θ/π_to as an advantage of the sampled log-probability; its weight is −β's size, +β.
+    """The penalty KL(π_θ, π_to) as an advantage of the sampled log-probability; the weight of its term is β, positive.
 
     With l = log π_to/π_θ (Schulman 2020, "Approximating KL divergence") the gradient of each estimator of the KL with
     respect to θ is, per action, −A_t ∇log π_θ with
       k1 = −l            A = −1         mean zero under π_θ
       k2 = l²/2          A = l          the gradient of KL(π_θ‖π_to) with the states frozen
       k3 = e^l − 1 − l   A = e^l − 1    the gradient of KL(π_to‖π_θ) with the states frozen
-    None is the gradient of the sequence KL: that is return-to-go k1 in the reward.
+    None is the gradient of the sequence KL: that is return-to-go k1 in the reward. It reads the current policy action by action,
+    so that no pass before the update's own is needed.
     """
 
     to: str = "reference"
     kind: Literal["k1", "k2", "k3"] = "k3"
+    action_by_action: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.kind not in ("k1", "k2", "k3"):

@@ -28,7 +28,8 @@ def gae(
 
     Termination ends the value and the recursion; truncation ends only the recursion, so ``next_value`` there must be the value of
     the observation that the episode was cut at. A position outside the mask (padding, an environment's reset step, a tool's
-    answer between two actions) has A = 0, whatever it holds: NaN there is harmless; it passes on what follows, undiscounted. The last action of a row has no successor: A = δ.
+    answer between two actions) has A = 0, whatever it holds: NaN there is harmless; it passes on what follows, undiscounted. The
+    last action of a row has no successor: A = δ.
 
     λ = 0 → the one-step temporal difference δ; λ = 1 → discounted reward-to-go minus V(s_t).
 

@@ -32,3 +32,8 @@ def needs_of(part: Any) -> tuple[str, ...]:
 def is_live(part: Any) -> bool:
     """Does the part look at the policy being trained (a ``current_…`` column)?"""
     return any(name.startswith("current_") for name in needs_of(part))
+
+
+def is_pass_needed(part: Any) -> bool:
+    """Does a live part need the current policy's columns of other rows, or before the normalisers? Not one marked ``action_by_action``."""
+    return is_live(part) and not getattr(part, "action_by_action", False)

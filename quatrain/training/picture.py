@@ -10,6 +10,7 @@ from torch import Tensor
 from quatrain.batch import Batch
 from quatrain.estimator import Objective
 from quatrain.knobs import resolve
+from quatrain.parts.needs import is_live
 from quatrain.training.recipe import Recipe
 from quatrain.training.state import State
 
@@ -26,7 +27,7 @@ def ratio_curves(recipe: Recipe, points: int = 401) -> dict[str, Curve]:
     curves = {}
     for _, step in resolve(recipe, {}).fits(Objective):
         for name, term in step.loss.terms.items():
-            if term.live:
+            if is_live(term.advantage):
                 continue
             columns = {column: torch.zeros(points, 1) for _, column in term.needs() if column.endswith("_logp")}
             mask = torch.ones(points, 1, dtype=torch.bool)

@@ -55,6 +55,8 @@ def test_without_a_penalty_there_is_no_reference():
     assert make("grpo", kl=0.0).models == {} and list(make("grpo").models) == ["reference"]
     ((_, fit),) = make("grpo", kl=0.0).fits(Objective)
     assert not fit.loss.live
+    ((_, fit),) = make("grpo").fits(Objective)
+    assert not fit.loss.live  # the penalty is read action by action: no pass before the update
 
 
 def test_the_options_are_checked():
