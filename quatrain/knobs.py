@@ -37,9 +37,13 @@ def knobs_in(tree: Any) -> Iterator[Knob]:
 
 
 def resolve(tree: Any, values: Mapping[str, float]) -> Any:
-    """The tree with every knob replaced by its value, or by its default where there is none. Parts without knobs are shared."""
+    """The tree with every knob replaced by its value, or by its default where there is none. Parts without knobs are shared.
+
+    A whole number for a knob that counts becomes an int: controllers compute with floats.
+    """
     if isinstance(tree, Knob):
-        return values.get(tree.name, tree.default)
+        value = values.get(tree.name, tree.default)
+        return int(value) if isinstance(tree.default, int) and float(value).is_integer() else value
     if is_dataclass(tree) and not isinstance(tree, type):
         old = {part.name: getattr(tree, part.name) for part in fields(tree) if part.init}
         new = {name: resolve(value, values) for name, value in old.items()}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quatrain.batch import Batch, group_index, group_sum
+from quatrain.errors import QuatrainError
 from quatrain.knobs import Knob
 from quatrain.protocols import Sampling
 
@@ -116,6 +117,10 @@ class DynamicSampling:
     source: OnPolicy
     keep: Callable[[Batch], Tensor] = mixed_rewards
     tries: int | Knob = 4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tries, int) and self.tries < 1:
+            raise QuatrainError("dynamic sampling draws at least once", given=f"tries={self.tries}", expected="1 or more")
 
     def provides(self, task: Any) -> set[str]:
         return self.source.provides(task)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from quatrain.batch import Batch
-from quatrain.knobs import Knob, resolve
+from quatrain.knobs import Knob
 from quatrain.parts.likelihoods import LogProb
 from quatrain.training.batching import scored
 from quatrain.training.state import State
@@ -32,8 +32,7 @@ class Score:
     @torch.no_grad()
     def __call__(self, state: State, batch: Batch) -> Batch:
         policy, role = state.models[self.model], self.model if self.model in batch.contexts else "policy"
-        tokens = resolve(self.micro_tokens, state.knobs)
-        scores = scored(batch, lambda part: policy.score(part, [LogProb()], role=role), tokens)
+        scores = scored(batch, lambda part: policy.score(part, [LogProb()], role=role), self.micro_tokens)
         state.spent["tokens/scored"] += int(batch.mask.sum())
         return batch.with_columns(**{self.provides[0]: scores[LogProb()]})
 

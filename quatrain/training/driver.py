@@ -60,4 +60,4 @@ def build(recipe: Recipe, state: State, given: Mapping[str, object]) -> None:
         raise QuatrainError("a run needs a policy", fix="model=…")
     recipe.check(state.task, state.knobs)
     for name, spec in recipe.models.items():
-        state.models[name] = spec(state.models, given)
+        state.models[name] = resolve(spec, state.knobs)(state.models, given)

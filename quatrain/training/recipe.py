@@ -42,7 +42,7 @@ class Recipe:
     def but(self, term: str | None = None, /, **changes: Any) -> Recipe:
         """The neighbour with some parts of one term changed: ``grpo().but(bound=Clip(0.1, 0.1))``.
 
-        term     which term, where the recipe has several; ``stage.term`` where several stages have it.
+        term     which term, where the recipe has several; ``stage.term`` where several stages have it (``then`` names stages by recipe).
         changes  fields of a Term.
 
         Raises QuatrainError if the term is ambiguous or a field is unknown.
@@ -50,15 +50,17 @@ class Recipe:
         for name in changes:
             if name not in (known := [part.name for part in fields(Term)]):
                 raise QuatrainError(f"a term has no part {name!r}", fix=nearest(name, known))
-        found = [(stage, step, name) for stage, step in self.fits(Objective) for name in step.loss.terms if term is None or name == term]
+        terms = [
+            (f"{stage.name}.{name}" if stage.name else name, step, name) for stage, step in self.fits(Objective) for name in step.loss.terms
+        ]
+        found = [(step, name) for full, step, name in terms if term in (None, name, full)]
         if len(found) != 1:
-            names = [name for _, step in self.fits(Objective) for name in step.loss.terms]
             raise QuatrainError(
                 f"{term or 'the term'!r} is ambiguous or unknown in this recipe",
-                given=f"terms {', '.join(names)}",
+                given=f"terms {', '.join(full for full, _, _ in terms)}",
                 fix=".but('term', part=…)",
             )
-        _, step, name = found[0]
+        step, name = found[0]
         terms = {**step.loss.terms, name: replace(step.loss.terms[name], **changes)}
         return self.swap(step, replace(step, loss=replace(step.loss, terms=terms)))
 
@@ -87,10 +89,16 @@ class Recipe:
         return replace(self, models={**self.models, **models})
 
     def then(self, other: Recipe) -> Recipe:
-        """This recipe's stages, then the other's: ``sft().then(grpo())``. Knobs of the same name are shared."""
+        """This recipe's stages, then the other's: ``sft().then(grpo())``. Knobs of the same name are shared.
+
+        Stages without a name get that of their recipe. Raises QuatrainError if both name a model that comes about differently.
+        """
+        for name in set(self.models) & set(other.models):
+            if self.models[name] != other.models[name]:
+                raise QuatrainError("two recipes make one model differently", given=f"{name}: {self.models[name]} and {other.models[name]}")
         return replace(
             self,
-            stages=self.stages + other.stages,
+            stages=tuple(replace(stage, name=stage.name or part.name) for part in (self, other) for stage in part.stages),
             models={**self.models, **other.models},
             controllers=self.controllers + other.controllers,
         )

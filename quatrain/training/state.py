@@ -54,6 +54,7 @@ class State:
     metrics: dict[str, float] = field(default_factory=dict)
     _tally: dict[str, tuple[float, float]] = field(default_factory=dict)
     _drawn: Counter[str] = field(default_factory=Counter)
+    _saved_optimizers: dict[str, Any] = field(default_factory=dict)  # resumed, and not yet asked for
 
     def draw(self, name: str) -> int:
         """The next seed of that name. The same run draws the same seeds, resumed or not."""
@@ -95,7 +96,7 @@ class State:
         """
         return {
             "models": {name: {"weights": _weights(model), "version": model.version} for name, model in self.models.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "optimizers": {**self._saved_optimizers, **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}},
             "task": self.task.state_dict() if hasattr(self.task, "state_dict") else {},
             "knobs": dict(self.knobs),
             "spent": dict(self.spent),
@@ -117,9 +118,7 @@ class State:
         self.knobs = dict(state["knobs"])
         self.spent, self.cursors, self._drawn = Counter(state["spent"]), Counter(state["cursors"]), Counter(state["drawn"])
         self.seed, self.stage, self.round, self.step = state["seed"], state["stage"], state["round"], state["step"]
-        self._saved_optimizers = state["optimizers"]
-
-    _saved_optimizers: dict[str, Any] = field(default_factory=dict)
+        self._saved_optimizers = dict(state["optimizers"])
 
     def optimizer(self, name: str, rule: Any) -> torch.optim.Optimizer:
         """The optimiser of that model, made by its rule on first use, restored if the run was resumed."""
