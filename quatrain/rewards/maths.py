@@ -15,6 +15,7 @@ from quatrain.rewards.extract import final_answer, is_formula, last_number, mark
 if TYPE_CHECKING:
     from quatrain.protocols import Item
 
+LONGEST = 200  # characters; what is longer is compared as text: a parser may take minutes over garbage
 _PLAIN = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(/\d+)?")
 _CROWD = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
@@ -49,9 +50,11 @@ class Math:
 
     def __call__(self, completion: str, item: Item) -> float:
         wanted = reference(item, self.name)
-        marked = marked_answer(wanted)
-        given = final_answer(completion) or completion.strip()  # a word may be the answer
-        return float(equivalent(given, wanted if marked is None else marked))
+        wanted = marked_answer(wanted) or wanted
+        given = final_answer(completion)
+        if given is None:  # no formula anywhere: the answer may be a word
+            return float(bare(completion) == bare(wanted) != "")
+        return float(equivalent(given, wanted))
 
 
 def equivalent(given: str, wanted: str) -> bool:
@@ -70,6 +73,8 @@ def equivalent(given: str, wanted: str) -> bool:
         left_number = number(bare(found)) if found else None
         return left_number == right_number
     if left_number is None or right_number is None:
+        if max(len(left), len(right)) > LONGEST:
+            return False
         return _verified(given, wanted)
     if ("%" in given) != ("%" in wanted) and 100 * min(left_number, right_number) == max(left_number, right_number):
         return True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from quatrain.errors import QuatrainError, nearest
 from quatrain.protocols import Item, Task
@@ -18,6 +19,7 @@ from quatrain.tasks.records import Columns, find_columns, split_heldout, to_item
 if TYPE_CHECKING:
     from quatrain.tasks.text import TextTask
 
+_log = logging.getLogger("quatrain.tasks")
 KINDS = (
     "letters[:KIND], reasoning_gym:NAME, gym:ENVIRONMENT, a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
 )
@@ -29,6 +31,7 @@ class Unjudged:
 
     task: str
     needs: tuple[str, ...] = ()
+    judges: ClassVar[bool] = False
 
     def score(self, completions: Sequence[str], items: Sequence[Item]) -> list[float]:
         raise QuatrainError(
@@ -42,12 +45,17 @@ def load_task(
     spec: str,
     reward: str | Reward | None = None,
     *,
-    columns: Mapping[str, str | None] | None = None,
+    prompt: str | None = None,
+    answer: str | None = None,
+    solution: str | None = None,
+    messages: str | None = None,
+    chosen: str | None = None,
+    rejected: str | None = None,
     heldout: float | str = 0.1,
     seed: int = 0,
     limit: int | None = None,
     workers: int = 1,
-    deadline_s: float = 5.0,
+    deadline: float = 5.0,
     on_error: str = "zero",
     check: bool = True,
 ) -> Task:
@@ -61,16 +69,17 @@ def load_task(
         openai/gsm8k?config=main&split=train         a data set of the Hugging Face hub
 
     reward   see ``rewards.spec.load_reward``. None: the task's own; records have none (``Unjudged``).
-    columns  {"prompt" | "answer" | "solution" | "messages" | "chosen" | "rejected": column}; well-known names are found.
+    prompt, answer, solution, messages, chosen, rejected   for records: the column that holds it; well-known names are found.
     heldout  for records: a share (0: none), or a file of held-out records. A source's own held-out split goes before a share.
     limit    for records: at most this many to train on, from the beginning.
-    workers, deadline_s, on_error   see ``RewardWorkers``.
+    workers, deadline (seconds per completion), on_error   see ``RewardWorkers``.
     check    try the reward on the first items now.
 
     Raises QuatrainError with what was given, expected and to do.
     """
     head, query, kind = spec.partition("?")[0], spec.partition("?")[2], spec.partition(":")[0].partition("?")[0]
-    judge = None if reward is None else RewardWorkers(reward, workers, deadline_s, on_error)
+    judge = None if reward is None else RewardWorkers(reward, workers, deadline, on_error)
+    columns = {"prompt": prompt, "answer": answer, "solution": solution, "messages": messages, "chosen": chosen, "rejected": rejected}
     is_path = _is_path(head)
     if not is_path and kind == "gym":
         from quatrain.environments.gymnasium import GymTask
@@ -84,13 +93,15 @@ def load_task(
         task = letters(spec) if "seed=" in query else letters(spec, seed=seed)
         task.reward = judge or task.reward
     elif not is_path and kind == "reasoning_gym":
-        task = _reasoning(spec, judge, seed, workers, deadline_s, on_error)
+        task = _reasoning(spec, judge, seed, workers, deadline, on_error)
     elif not is_path and (":" in head or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", head) or _almost(head)):
         raise QuatrainError(f"there is no task {spec!r}", expected=KINDS, fix=nearest(kind, ("letters", "gym", "reasoning_gym")))
     else:
-        task = _from_records(spec, judge, columns or {}, heldout, seed, limit)
+        task = _from_records(spec, judge, columns, heldout, seed, limit)
     if check and isinstance(task.reward, RewardWorkers):
-        task.reward.check(task.starts("train", 0, 4))
+        references = task.reward.check(task.starts("train", 0, 4))
+        if references and max(references) <= 0:
+            _log.warning("reward %s gives nothing to the reference solutions of %s: is it the right one?", task.reward.name, spec)
     return task
 
 
