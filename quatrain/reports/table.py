@@ -53,7 +53,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, best: Mapping[str, str] 
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", header_style="dim", pad_edge=False)
     for index, name in enumerate(columns):
         numeric = _is_numeric(cells, index)
-        table.add_column(Text(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+        widest = max([len(name), *(len(line[index].text) for line in cells)])
+        table.add_column(Text(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold", min_width=min(widest, 16))
     for line in cells:
         table.add_row(*(Text(cell.text, style="bold green" if cell.best else "") for cell in line))
     return table

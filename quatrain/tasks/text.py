@@ -52,6 +52,11 @@ class TextTask:
                 raise QuatrainError(f"task {name!r} has no {split} items", given=0, expected="at least one")
         self._orders: dict[tuple[str, int], list[int]] = {}
 
+    @property
+    def judged(self) -> bool:
+        """Whether completions can be rewarded; demonstrations and pairs need no reward."""
+        return getattr(self.reward, "judges", True)
+
     def size(self, split: str) -> int | None:
         """How many items the split has; None for a generator without end."""
         source = self._source(split)

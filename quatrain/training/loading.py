@@ -9,6 +9,9 @@ from quatrain.protocols import Policy, Task
 from quatrain.training.settings import Settings
 
 
+PASSED = ("prompt", "answer", "solution", "messages", "chosen", "rejected", "heldout", "limit", "seed", "deadline")
+
+
 def load_run_task(settings: Settings) -> Task:
     """The task that the settings name, with its reward."""
     from quatrain.tasks.loading import load_task
@@ -16,14 +19,8 @@ def load_run_task(settings: Settings) -> Task:
     return load_task(
         settings.task,
         settings.reward,
-        prompt=settings.prompt,
-        answer=settings.answer,
-        solution=settings.solution,
-        heldout=settings.heldout,
-        limit=settings.limit,
-        seed=settings.seed,
         workers=settings.reward_workers,
-        deadline=settings.deadline,
+        **settings.model_dump(include=set(PASSED)),
     )
 
 

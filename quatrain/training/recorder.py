@@ -13,6 +13,7 @@ import torch
 
 from quatrain.protocols import Sampling
 from quatrain.training import checkpoint
+from quatrain.training.likelihood import likelihood_measures
 from quatrain.training.live import LiveView
 from quatrain.training.logging import MetricsLog, SamplesLog
 from quatrain.training.settings import Settings
@@ -66,6 +67,7 @@ class Recorder:
         found["tokens"] = state.spent["tokens"]
         found["tokens_per_second"] = (state.spent["tokens"] - self._tokens) / seconds
         found["updates"] = state.spent["updates"]
+        found |= {f"rewards/{name}": count for name, count in getattr(getattr(state.task, "reward", None), "counts", {}).items()}
         if "lr" in state.knobs:
             found["lr"] = state.knobs["lr"]
         self._tokens = state.spent["tokens"]
@@ -96,6 +98,8 @@ class Recorder:
         began = perf_counter()
         sampling, seed = sampling_of(state.knobs), derive(state.seed, "evaluate")
         policy = state.models["policy"]
+        if not getattr(state.task, "judged", True):
+            return likelihood_measures(policy, state.task, self.settings.eval_count) | {"seconds/evaluate": perf_counter() - began}
         found = state.task.evaluate(policy, self.settings.eval_count, self.settings.eval_samples, sampling, seed)
         self.samples.write(state.step, shown_answers(state, sampling, seed))
         return {

@@ -44,7 +44,10 @@ class Settings(BaseModel):
     prompt: str | None = Field(None, description="name of the prompt column")
     answer: str | None = Field(None, description="name of the answer column")
     solution: str | None = Field(None, description="name of the column of worked solutions")
-    heldout: float = Field(0.1, gt=0, lt=1, description="share of a file's rows that is held out, where it has no split of its own")
+    messages: str | None = Field(None, description="name of the column of chat messages")
+    chosen: str | None = Field(None, description="name of the column of preferred completions")
+    rejected: str | None = Field(None, description="name of the column of rejected completions")
+    heldout: float | str = Field(0.1, description="share of a file's rows that is held out where it has no split of its own, or a file")
     limit: int | None = Field(None, ge=1, description="use at most this many rows of a file")
 
     reward_workers: int = Field(1, ge=1, description="processes that run untrusted or slow rewards")

@@ -182,6 +182,18 @@ def test_the_embedded_objects_are_not_needed_for_sft_then_grpo(tmp_path: Path):
     assert [line["stage"] for line in read_records(tmp_path / "metrics.jsonl")] == ["0", "0", "0", "1", "1"]
 
 
+@pytest.mark.parametrize(("name", "measure"), [("sft", "heldout/nll"), ("dpo", "heldout/preferred")])
+def test_a_task_without_a_reward_is_measured_by_likelihood(name: str, measure: str, tmp_path: Path):
+    pairs = [{"prompt": f"{a}+1=", "chosen": str(a + 1), "rejected": str(a)} for a in range(9)]
+    shown = [{"prompt": f"{a}+1=", "solution": str(a + 1)} for a in range(9)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in (pairs if name == "dpo" else shown)))
+    options = {"model": language_model(), "task": str(path), "out": str(tmp_path / "run"), "steps": 3, "lr": 1e-2, "prompts": 8}
+    run = quatrain.train(name, **{**QUIET, **options})
+    first = read_records(tmp_path / "run" / "metrics.jsonl")[0]
+    assert 0 < run.metrics["heldout/nll"] < first["heldout/nll"] if name == "sft" else run.metrics["heldout/preferred"] in (0.0, 1.0)
+
+
 # -- refused early ------------------------------------------------------------------------------------------------------
 def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path):
     text_run("sft", tmp_path, steps=1)
