@@ -17,8 +17,8 @@ ROWS = [{"question": f"{index}+1", "answer": index + 1} for index in range(5)]
 def write(path: Path, rows: list[dict] = ROWS) -> Path:
     """The rows in the format of the suffix."""
     if path.suffix == ".parquet":
-        parquet = pytest.importorskip("pyarrow.parquet")
-        parquet.write_table(parquet.core.lib.Table.from_pylist(rows), path)
+        table = pytest.importorskip("pyarrow").Table.from_pylist(rows)
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows))
     else:
