@@ -64,7 +64,8 @@ class GroupRelative:
         if self.scale == "none":
             return centred
         if self.scale == "batch":
-            return centred / (value[~value.isnan()].std().nan_to_num() + self.eps)  # one value alone has no deviation: NaN
+            known = value[~value.isnan()]
+            return centred / ((known - known.mean()).square().sum().div(max(len(known) - 1, 1)).sqrt() + self.eps)
         square = group_sum(centred.nan_to_num().square(), index, count)
         return centred / ((square / (size - 1).clamp(min=1)).sqrt()[index] + self.eps)
 
