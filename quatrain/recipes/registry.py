@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
@@ -81,11 +84,37 @@ def entries(pattern: str = "*", family: str | None = None) -> list[Entry]:
 
 
 def find(name: str) -> Entry:
-    """The entry of that name; an unknown one is refused with the nearest known."""
+    """The entry of that name, or the recipe in a file: ``mine.py``, ``mine.py:name`` where it registers several.
+
+    An unknown one is refused with the nearest known.
+    """
     _load()
+    path, _, chosen = name.partition(".py")
+    if path != name and chosen[:1] in ("", ":"):
+        return _in_file(Path(path + ".py"), chosen[1:])
     if name not in REGISTRY:
         raise QuatrainError(f"unknown recipe {name!r}", fix=nearest(name, REGISTRY))
     return REGISTRY[name]
+
+
+def _in_file(path: Path, name: str) -> Entry:
+    """The recipe that a user's file registers."""
+    if not path.is_file():
+        raise QuatrainError("this file of recipes does not exist", given=path)
+    module = f"quatrain_user_{path.stem}"
+    if sys.modules.get(module) is None or Path(sys.modules[module].__file__).resolve() != path.resolve():
+        spec = importlib.util.spec_from_file_location(module, path)
+        sys.modules[module] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[module])
+        except Exception as error:
+            del sys.modules[module]
+            raise QuatrainError("this file of recipes cannot be imported", given=f"{path}: {type(error).__name__}: {error}") from error
+    found = {entry.name: entry for entry in REGISTRY.values() if entry.build.__module__ == module}
+    if not found or (name and name not in found) or (not name and len(found) > 1):
+        told = ", ".join(found) or "none"
+        raise QuatrainError("which recipe of this file?", given=f"{path} registers: {told}", fix=f"{path}:NAME, after @recipe('NAME', …)")
+    return found[name] if name else next(iter(found.values()))
 
 
 def make(name: str, **options: Any) -> Recipe:
