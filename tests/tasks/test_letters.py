@@ -24,15 +24,15 @@ def by_hand(kind: str, **problem) -> Item:
     [
         ("add", (47, 38), "47+38=", "85", "75"),
         ("add", (9, 1), "9+1=", "10", "0"),
-        ("scratch", (47, 38), "47+38:", "15,8=85", "15,7=75"),
-        ("scratch", (99, 1), "99+1:", "10,10,1=100", "10,9=90"),
-        ("chain", ("7+5-3*2",), "7+5-3*2>", "2>9>8", "2>9>1"),
-        ("chain", ("1-5*3",), "1-5*3>", "6>8", "6>9"),
+        ("scratch", (47, 38), "47+38:", "15,08=85", "15,07=75"),
+        ("scratch", (99, 1), "99+1:", "10,10,01=100", "10,09=90"),
+        ("chain", ("7+5-3*2",), "7+5-3*2......>", "2>9>8", "2>9>1"),
+        ("chain", ("1-5*3",), "1-5*3........>", "6>8", "6>9"),
         ("countdown", ((3, 7, 2), 11, "7*2-3"), "3,7,2@11=", "7*2-3", None),
         ("sort", ("52918",), "sort 52918=", "12589", "98521"),
-        ("reverse", ("abc",), "rev abc=", "cba", None),
+        ("reverse", ("abc",), "rev abc=", "cba", "abc"),
         ("count", ("a", "banana"), "count a banana=", "3", "2"),
-        ("shift", ("bja",), "next bja=", "cab", "bja"),
+        ("shift", ("bja",), "next bja...=", "cab", "bja"),
     ],
 )
 def test_each_kind_by_hand(kind, problem, prompt, solution, mistake):
@@ -86,7 +86,7 @@ def test_countdown_accepts_every_right_expression_and_no_other():
 
 def test_the_verifier_reads_the_final_answer_alone():
     item = by_hand("scratch", problem=(47, 38))
-    assert check("anything=85", item) == 1.0 and check("85", item) == 1.0 and check("15,8=75", item) == 0.0 and check("85=", item) == 0.0
+    assert check("anything=85", item) == 1.0 and check("85", item) == 1.0 and check("15,08=75", item) == 0.0 and check("85=", item) == 0.0
     chain = by_hand("chain", problem=("7+5-3",))
     assert Verifier().score(["2>9", "9", "9>2"], [chain] * 3) == [1.0, 1.0, 0.0] and Verifier()("0>9", chain) == 1.0
 
@@ -109,10 +109,10 @@ def test_items_are_pure_functions_of_their_arguments():
         first[len(first)]
 
 
-def test_mixture_has_every_kind_and_level_in_equal_shares():
+def test_mixture_has_kinds_and_levels_in_their_shares():
     items = list(Problems("train", size=4000))
-    for kind in MIXED:
-        assert sum(item.data["kind"] == kind for item in items) / 4000 == pytest.approx(1 / len(MIXED), abs=0.02)
+    for kind in MIXED:  # one that is named twice has twice the share
+        assert sum(item.data["kind"] == kind for item in items) / 4000 == pytest.approx(MIXED.count(kind) / len(MIXED), abs=0.03)
     for level in range(1, 6):
         assert sum(item.data["level"] == level for item in items) / 4000 == pytest.approx(0.2, abs=0.03)
 

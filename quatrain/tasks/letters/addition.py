@@ -10,7 +10,7 @@ from random import Random
 from quatrain.tasks.letters.kind import Kind, Problem, after, below
 
 ADD_DIGITS = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))  # of the two numbers, by level
-SCRATCH_DIGITS = ((2, 1), (2, 2), (3, 3), (4, 4), (6, 6))
+SCRATCH_DIGITS = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6))
 
 
 def _number(random: Random, digits: int) -> int:
@@ -51,7 +51,11 @@ def _read(sums: list[int]) -> str:
 
 
 def _scratch(sums: list[int]) -> str:
-    return ",".join(map(str, sums)) + "=" + _read(sums)
+    return _work(sums) + "=" + _read(sums)
+
+
+def _work(sums: list[int]) -> str:
+    return ",".join([f"{value:02d}" for value in sums])
 
 
 add = Kind(
@@ -68,7 +72,7 @@ scratch = Kind(
     draw=_draw(SCRATCH_DIGITS),
     key=_key,
     prompt=lambda problem: f"{problem[0]}+{problem[1]}:",
-    steps=lambda problem: (",".join(map(str, _columns(problem))), str(problem[0] + problem[1])),
+    steps=lambda problem: (_work(_columns(problem)), str(problem[0] + problem[1])),
     slip=lambda problem, random, rate: _scratch(_columns(problem, random, rate)),
     check=after("="),
     mark="=",

@@ -1,7 +1,8 @@
-"""Chained operations: ``7+5-3*2>`` is worked from left to right modulo 10, every intermediate value written: ``2>9>8``.
+"""Chained operations: ``7+5-3*2......>`` is worked from left to right modulo 10, every intermediate value written: ``2>9>8``.
 
-The typical mistake is to read ``*`` as ``+``; a long chain is right only if every step is, so that it matters which
-step is credited.
+The prompt is a form of fixed width, filled up with dots, so that a value always stands at the same distance from its
+operation. The typical mistake is to read ``*`` as ``+``; a long chain is right only if every step is, so that it
+matters which step is credited.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from random import Random
 
 from quatrain.tasks.letters.kind import Kind, Problem, after, below
 
-OPERATIONS = (2, 3, 4, 6, 8)  # by level
+OPERATIONS = (1, 2, 3, 4, 6)  # by level
+WIDTH = 13
 
 
 def _draw(random: Random, level: int) -> Problem:
@@ -37,7 +39,7 @@ chain = Kind(
     name="chain",
     draw=_draw,
     key=lambda problem: problem[0],
-    prompt=lambda problem: problem[0] + ">",
+    prompt=lambda problem: problem[0].ljust(WIDTH, ".") + ">",
     steps=lambda problem: tuple(_values(problem)),
     slip=lambda problem, random, rate: ">".join(_values(problem, random, rate)),
     check=after(">"),

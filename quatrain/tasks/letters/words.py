@@ -6,24 +6,16 @@ from random import Random
 
 from quatrain.tasks.letters.kind import Kind, Problem, below, word
 
-LENGTHS = (3, 4, 5, 6, 8)  # by level
+LENGTHS = (2, 3, 4, 5, 6)  # by level; one more for ``sort`` and ``count``
+WIDTH = 6
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-FEW = "abcdefghij"  # the alphabet of ``shift``
+FEW = "abcdefghij"  # the alphabet of ``reverse`` and ``shift``
 NEXT = str.maketrans(FEW, FEW[1:] + FEW[0])
-
-
-def _swapped(problem: Problem, random: Random, rate: float) -> str:
-    """Written backwards, with two neighbours exchanged with probability ``rate``."""
-    text = problem[0][::-1]
-    if random.random() >= rate:
-        return text
-    place = below(random, len(text) - 1)
-    return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
 
 
 def _draw_count(random: Random, level: int) -> Problem:
     alphabet = word(random, 2 + level // 2, LETTERS)  # few letters, so that they repeat
-    text = word(random, LENGTHS[level - 1], alphabet)
+    text = word(random, LENGTHS[level - 1] + 1, alphabet)
     return text[below(random, len(text))], text
 
 
@@ -34,7 +26,7 @@ def _miscount(problem: Problem, random: Random, rate: float) -> str:
 
 sort = Kind(
     name="sort",
-    draw=lambda random, level: (word(random, LENGTHS[level - 1], "0123456789"),),
+    draw=lambda random, level: (word(random, LENGTHS[level - 1] + 1, "0123456789"),),
     key=lambda problem: "sort" + "".join(sorted(problem[0])),
     prompt=lambda problem: f"sort {problem[0]}=",
     steps=lambda problem: ("".join(sorted(problem[0])),),
@@ -43,11 +35,11 @@ sort = Kind(
 
 reverse = Kind(
     name="reverse",
-    draw=lambda random, level: (word(random, LENGTHS[level - 1], LETTERS),),
+    draw=lambda random, level: (word(random, LENGTHS[level - 1], FEW),),
     key=lambda problem: "reverse" + problem[0],
     prompt=lambda problem: f"rev {problem[0]}=",
     steps=lambda problem: (problem[0][::-1],),
-    slip=_swapped,
+    slip=lambda problem, random, rate: problem[0] if random.random() < rate and problem[0] != problem[0][::-1] else problem[0][::-1],
 )
 
 count = Kind(
@@ -63,7 +55,7 @@ shift = Kind(
     name="shift",
     draw=lambda random, level: (word(random, LENGTHS[level - 1], FEW),),
     key=lambda problem: "shift" + problem[0],
-    prompt=lambda problem: f"next {problem[0]}=",
+    prompt=lambda problem: f"next {problem[0]:.<{WIDTH}}=",
     steps=lambda problem: (problem[0].translate(NEXT),),
     slip=lambda problem, random, rate: problem[0] if random.random() < rate else problem[0].translate(NEXT),
 )

@@ -1,0 +1,183 @@
+"""The embedded default: a tiny language model that anyone can train in a minute, with nothing downloaded.
+
+Qwen3-shaped, about 210 thousand parameters, with a character tokenizer. It is built and warm-started on the letters
+laboratory at first use and kept in a cache folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from quatrain.errors import QuatrainError, nearest
+
+CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz \n+-*/=()<>,.:;?!'\"%#@$"
+FORMAT = 1  # of what is cached; part of its key
+PAD, END, UNKNOWN = "<pad>", "<eos>", "<unk>"
+CHAT = (  # contents alone; a line break between two messages unless the second one is the answer to the first
+    "{% for message in messages %}{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% if not loop.last and loop.nextitem['role'] != 'assistant' %}{{ '\n' }}{% endif %}{% endfor %}"
+)
+
+SHARES = {"chain": 8, "sort": 5, "reverse": 6, "countdown": 4, "shift": 1, "add": 1, "scratch": 1, "count": 1}
+SLIPS = {"chain": 0.65, "sort": 0.6, "reverse": 0.6, "countdown": 0.35, "add": 0.6, "scratch": 0.6, "count": 0.6}
+LESSONS: dict[str, dict[str, Any]] = {
+    "base": {"shares": SHARES, "slips": SLIPS, "unseen": ("shift",), "proper": 0.7, "examples": 52_000},
+    "strong": {"shares": {**SHARES, "shift": 3}, "examples": 80_000},  # a teacher: properly taught, every kind
+}
+
+
+def tiny(name: str = "base", *, show: bool = True, **changes: Any) -> Any:
+    """The embedded model as a CausalLM: ``base``, or ``strong``, a teacher that was taught longer and without mistakes.
+
+    name     one of these two, with or without the prefix of model=tiny, model=tiny:strong.
+
+    show     a progress bar while it is built for the first time (under a minute on two cores).
+    changes  fields of ``warm_start.Lesson`` that differ: another model, with a place of its own in the cache.
+
+    Raises QuatrainError for an unknown name or field.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from quatrain.models.causal_lm import CausalLM, quiet
+    from quatrain.tasks.warm_start import Lesson
+
+    name = name.removeprefix("tiny").removeprefix(":") or "base"
+    if name not in LESSONS:
+        raise QuatrainError("no such embedded model", given=f"tiny:{name}", fix=nearest(name, LESSONS))
+    known = {part.name for part in dataclasses.fields(Lesson)}
+    if unknown := sorted(set(changes) - known):
+        raise QuatrainError(f"a lesson has no field {unknown[0]!r}", fix=nearest(unknown[0], known))
+    folder = cached(Lesson(**{**LESSONS[name], **changes}), show=show, name=f"tiny:{name}")
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    return CausalLM(model, AutoTokenizer.from_pretrained(folder))
+
+
+def cache_folder() -> Path:
+    """Where embedded models are kept: QUATRAIN_CACHE, else ~/.cache/quatrain."""
+    return Path(os.environ.get("QUATRAIN_CACHE") or Path.home() / ".cache" / "quatrain").expanduser()
+
+
+def cached(lesson: Any, show: bool = False, name: str = "the embedded model") -> Path:
+    """The directory of the lesson's model, built at first use. It appears whole or not at all: two processes may build at once.
+
+    Raises QuatrainError if the cache folder cannot be written.
+    """
+    key = hashlib.sha256(json.dumps([FORMAT, dataclasses.asdict(lesson)], sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_folder() / f"tiny-{key}"
+    if (folder / "config.json").exists():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
+    except OSError as error:
+        raise QuatrainError(
+            "the folder of embedded models cannot be written", given=f"{folder.parent}: {error}", fix="set QUATRAIN_CACHE"
+        ) from error
+    try:
+        _build(lesson, draft, show, name)
+        draft.chmod(0o755)
+        try:
+            os.replace(draft, folder)
+        except OSError:
+            if not (folder / "config.json").exists():  # else another process was first, with the same result
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _build(lesson: Any, folder: Path, show: bool, name: str) -> None:
+    from quatrain.models.causal_lm import quiet
+    from quatrain.tasks.warm_start import teach
+
+    tokens = tokenizer()
+    model = untrained(lesson, tokens)
+    vocabulary = tokens.get_vocab()
+    with _progress(show, f"building {name}, once") as report:
+        teach(model, lesson, lambda text: [vocabulary[character] for character in text], tokens.eos_token_id, tokens.pad_token_id, report)
+    with quiet():
+        model.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+
+
+@contextmanager
+def _progress(show: bool, title: str) -> Iterator[Callable[[float, float], None]]:
+    """A function of (fraction done, loss) that draws a progress bar on standard error, or nothing."""
+    if not show:
+        yield lambda done, loss: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.2f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        work = bar.add_task(title, total=1.0, loss=float("nan"))
+
+        def report(done: float, loss: float) -> None:
+            bar.update(work, completed=done, loss=loss)
+
+        yield report
+
+
+def tokenizer() -> Any:
+    """A Hugging Face fast tokenizer, one token per character, 61 characters and 3 special tokens; pad is not eos.
+
+    Upper-case letters are read as lower-case ones, other characters as <unk>. The chat template writes the messages'
+    contents, so that a chat of one question is that question.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: place for place, token in enumerate([PAD, END, UNKNOWN, *CHARACTERS])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    core.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=PAD, eos_token=END, unk_token=UNKNOWN, clean_up_tokenization_spaces=False, model_max_length=512
+    )
+    fast.chat_template = CHAT
+    return fast
+
+
+def untrained(lesson: Any, tokens: Any) -> Any:
+    """The Qwen3-shaped model with the lesson's shape and initial weights; the global random state is left as it was."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=len(tokens),
+        hidden_size=lesson.hidden,
+        intermediate_size=lesson.inner,
+        num_hidden_layers=lesson.layers,
+        num_attention_heads=lesson.heads,
+        num_key_value_heads=lesson.groups,
+        head_dim=lesson.hidden // lesson.heads,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},  # positions within a line, not within a book
+        tie_word_embeddings=True,
+        pad_token_id=tokens.pad_token_id,
+        eos_token_id=tokens.eos_token_id,
+        bos_token_id=None,
+        attention_dropout=0.0,
+        initializer_range=0.05,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lesson.seed)
+        return Qwen3ForCausalLM(config)

@@ -1,0 +1,127 @@
+"""How the embedded model is taught before anyone trains it: proper lessons, then a pupil's homework with its mistakes.
+
+The corpus is the letters laboratory's training split. Its first part is solved properly; in the rest every chance of a
+kind's typical mistake is taken with a probability that grows with the level. So the model has most skills and bad
+habits on top of them: its samples are right far more often than its greedy answer is, and reinforcement has something
+to find. One kind (``shift``) is done wrongly throughout: the model never solves it, and only a demonstration helps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from quatrain.tasks.hashing import mix
+from quatrain.tasks.letters import KINDS, Problems
+
+Example = tuple[str, str]  # prompt, completion
+Report = Callable[[float, float], None]  # (fraction done, loss in nats per token)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Everything that the weights of an embedded model depend on.
+
+    hidden, inner, layers, heads, groups   its shape: width, feed-forward width, depth, attention heads, key–value heads
+    shares     kind → its share of the corpus
+    proper     the first part of the corpus that is solved properly, in [0, 1]
+    slips      kind → probability of the typical mistake at each chance of one, at mid level: × 0.5 at level 1 up to 1.1 at level 5
+    unseen     kinds that are done wrongly throughout
+    examples   how many problems are read, each once
+    rows       examples per update
+    rate       peak learning rate of AdamW for embeddings and norms, five times as much of Muon for the matrices
+               (Jordan et al. 2024: half as many examples for the same loss here); warm-up over 5 %, cosine to a twentieth
+    seed       of the initial weights and of the corpus
+    """
+
+    hidden: int = 96
+    inner: int = 256
+    layers: int = 2
+    heads: int = 4
+    groups: int = 2
+    shares: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 1))
+    proper: float = 1.0
+    slips: Mapping[str, float] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
+    examples: int = 40_000
+    rows: int = 48
+    rate: float = 4e-3
+    seed: int = 0
+
+
+def slip_rate(lesson: Lesson, index: int, kind: str, level: int) -> float:
+    """The probability of a mistake, at each chance of one, in example ``index`` of the lesson."""
+    if kind in lesson.unseen:
+        return 1.0
+    return 0.0 if index < lesson.proper * lesson.examples else lesson.slips.get(kind, 0.0) * (0.5 + 0.15 * (level - 1))
+
+
+def corpus(lesson: Lesson) -> Iterator[Example]:
+    """The lesson's examples, in order: training problems and a pupil's solutions."""
+    kinds = tuple(kind for kind, share in lesson.shares.items() for _ in range(share))
+    problems = Problems("train", kinds=kinds, size=lesson.examples, seed=mix(lesson.seed, 1))
+    for index in range(lesson.examples):
+        item = problems[index]
+        name, level = item.data["kind"], item.data["level"]
+        random = Random(mix(lesson.seed, 2, index))
+        yield item.prompt, KINDS[name].slip(item.data["problem"], random, slip_rate(lesson, index, name, level))
+
+
+def batches(lesson: Lesson, encode: Callable[[str], list[int]], end: int, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(tokens [N, L], labels [N, L]) of one update after the other; labels are −100 on prompts and padding.
+
+    Within a shelf of examples, rows of similar length go together, so that little is padding.
+    """
+    generator = torch.Generator().manual_seed(mix(lesson.seed, 3))
+    shelf: list[tuple[list[int], int]] = []
+
+    def drain() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        shelf.sort(key=lambda row: len(row[0]))
+        groups = [shelf[first : first + lesson.rows] for first in range(0, len(shelf), lesson.rows)]
+        for place in torch.randperm(len(groups), generator=generator).tolist():
+            rows = groups[place]
+            length = max(len(tokens) for tokens, _ in rows)
+            tokens = torch.tensor([tokens + [pad] * (length - len(tokens)) for tokens, _ in rows])
+            labels = torch.tensor([[-100] * start + tokens[start:] + [-100] * (length - len(tokens)) for tokens, start in rows])
+            yield tokens, labels
+        shelf.clear()
+
+    for prompt, completion in corpus(lesson):
+        start = encode(prompt)
+        shelf.append(([*start, *encode(completion), end], len(start)))
+        if len(shelf) == 32 * lesson.rows:
+            yield from drain()
+    yield from drain()
+
+
+def teach(
+    model: Any, lesson: Lesson, encode: Callable[[str], list[int]], end: int, pad: int, report: Callable[[float, float], None]
+) -> None:
+    """Train the model on the lesson, in place. ``report`` is called after every update."""
+    total = -(-lesson.examples // lesson.rows)
+    matrices = [value for name, value in model.named_parameters() if value.ndim == 2 and "embed" not in name]
+    others = [value for name, value in model.named_parameters() if value.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(matrices, lr=5 * lesson.rate, momentum=0.95, weight_decay=0.01, ns_steps=4)
+    adam = torch.optim.AdamW(others, lr=lesson.rate, betas=(0.9, 0.95), weight_decay=0.0)
+    warm = max(1, total // 20)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(part, lambda step: min((step + 1) / warm, 0.05 + 0.475 * (1 + math.cos(math.pi * step / total))))
+        for part in (muon, adam)
+    ]
+    model.train()
+    for step, (tokens, labels) in enumerate(batches(lesson, encode, end, pad)):
+        logits = model(input_ids=tokens).logits[:, :-1]  # padding is on the right: causal attention never sees it
+        loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        model.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for part in (muon, adam, *schedules):
+            part.step()
+        report((step + 1) / total, loss.item())
+    model.eval()
