@@ -50,8 +50,9 @@ def inverse_cdf(weight: Tensor, uniform: Tensor) -> Tensor:
     """
     size = weight.shape[1]
     if size <= 2 * BLOCK:
+        # A 52-bit number below 1 times the total is below the total, so some index is above, and it has weight.
         total = weight.cumsum(-1, dtype=torch.float64)
-        return _first_above(total, uniform[:, None] * total[:, -1:])
+        return torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)[:, 0]
     padded = torch.nn.functional.pad(weight, (0, -size % BLOCK)).unflatten(1, (-1, BLOCK))
     blocks = padded.sum(-1, dtype=torch.float64).cumsum(-1)
     target = uniform[:, None] * blocks[:, -1:]
@@ -82,9 +83,9 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     if sampling.temperature != 1:
         z = z / sampling.temperature
     if not truncates(sampling, size):
-        weight = torch.softmax(z, -1)
-        action = inverse_cdf(weight, uniform)
-        return action, z.gather(-1, action[:, None])[:, 0] - z.logsumexp(-1), None
+        log_probs = z.log_softmax(-1)
+        action = inverse_cdf(log_probs.exp(), uniform)
+        return action, log_probs.gather(-1, action[:, None])[:, 0], None
     count = min(size, sampling.top_k or CANDIDATES)
     z_top, candidate = z.topk(count, -1)
     if sampling.top_p < 1:
@@ -97,9 +98,9 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
         z_top, candidate = z_top[:, :count], candidate[:, :count]
     else:
         candidate = candidate + 1
-    chosen = inverse_cdf(torch.softmax(z_top, -1), uniform)[:, None]
-    logp = z_top.gather(-1, chosen)[:, 0] - z_top.logsumexp(-1)
-    return candidate.gather(-1, chosen)[:, 0] - 1, logp, candidate.int()
+    log_probs = z_top.log_softmax(-1)
+    chosen = inverse_cdf(log_probs.exp(), uniform)[:, None]
+    return candidate.gather(-1, chosen)[:, 0] - 1, log_probs.gather(-1, chosen)[:, 0], candidate.int()
 
 
 def truncates(sampling: Sampling, vocabulary: int) -> bool:

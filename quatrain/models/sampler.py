@@ -19,6 +19,7 @@ from torch import Tensor
 from quatrain.errors import QuatrainError
 from quatrain.models.backbone import Backbone
 from quatrain.models.draws import draw, truncates, uniforms
+from quatrain.models.fast_decode import FastDecoder, fits
 from quatrain.protocols import Sampling
 
 KEEP = 0.85  # the batch is compacted when at most this part of it is still alive: copying the cache then pays within a few steps
@@ -50,8 +51,8 @@ class Stops:
 
     def after(self, action: Tensor, tail: Callable[[Tensor], list[list[int]]]) -> Tensor:
         """[B] bool for the last tokens [B]; ``tail(index)`` gives the last tokens of those rows."""
-        done = torch.zeros_like(action, dtype=torch.bool)
-        for token in self.eos:
+        done = action == self.eos[0] if self.eos else torch.zeros_like(action, dtype=torch.bool)
+        for token in self.eos[1:]:
             done |= action == token
         if self.texts:
             for row, tokens in zip(index := (self.could_end[action] & ~done).nonzero()[:, 0], tail(index), strict=True):
@@ -118,47 +119,49 @@ def _check(backbone: Backbone, prompts: Sequence[Sequence[int]], sampling: Sampl
 
 @dataclass
 class _Written:
-    """What the rows of a block have produced; written by row and step, so that compaction does not touch it."""
+    """What the rows of a block have produced, by step and row, so that compaction does not touch it."""
 
-    tokens: Tensor
-    logp: Tensor
-    length: Tensor  # [N] tokens until done, T where not (yet)
-    done: Tensor
+    tokens: Tensor  # [T, N]
+    logp: Tensor  # [T, N]
+    length: Tensor  # [N] tokens so far of the rows that have left
+    done: Tensor  # [N] bool
     support: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # per step: (rows [B], ids + 1 [B, K])
 
 
 def _block(backbone: Backbone, prompts: list[Sequence[int]], sampling: Sampling, seeds: Tensor, stops: Stops, pad: int) -> Samples:
     device, count, limit = seeds.device, len(prompts), sampling.max_actions
     hidden, state = _prefill(backbone, prompts, pad, limit, device)
-    uniform = uniforms(seeds, torch.arange(limit, device=device))
+    uniform = uniforms(seeds, torch.arange(limit, device=device)).T.contiguous()
     out = _Written(
-        tokens=torch.zeros(count, limit, dtype=torch.long, device=device),
-        logp=torch.zeros(count, limit, dtype=torch.float32, device=device),
-        length=torch.full((count,), limit, device=device),
+        tokens=torch.zeros(limit, count, dtype=torch.long, device=device),
+        logp=torch.zeros(limit, count, dtype=torch.float32, device=device),
+        length=torch.zeros(count, dtype=torch.long, device=device),
         done=torch.zeros(count, dtype=torch.bool, device=device),
     )
     rows = torch.arange(count, device=device)
+    alive, length = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
     look_every = 1 if device.type == "cpu" else 8  # reading a count waits for an accelerator
     for step in range(limit):
-        action, logp, support = draw(backbone.logits(hidden), uniform[rows, step], sampling)
-        out.tokens[rows, step], out.logp[rows, step] = action, logp.float()
+        action, logp, support = draw(backbone.logits(hidden), uniform[step][rows], sampling)
+        out.tokens[step].index_copy_(0, rows, action)
+        out.logp[step].index_copy_(0, rows, logp.float())
         if support is not None:
             out.support.append((rows, support))
-        begin = max(0, step + 1 - stops.span)
-        ended = stops.after(action, lambda index: out.tokens[rows[index], begin : step + 1].tolist())  # noqa: B023
-        fresh = ended & ~out.done[rows]
-        out.length[rows] = torch.where(fresh, step + 1, out.length[rows])
-        out.done[rows] |= ended
+        length += alive
+        if stops.eos or stops.texts:
+            begin = max(0, step + 1 - stops.span)
+            alive &= ~stops.after(action, lambda index: out.tokens[begin : step + 1, rows[index]].T.tolist())  # noqa: B023
         if step + 1 == limit:
             break
-        if step % look_every == 0:
-            alive = (~out.done[rows]).nonzero()[:, 0]
-            if not len(alive):
+        if step % look_every == 0 and (left := int(alive.sum())) <= KEEP * len(rows):
+            out.length[rows], out.done[rows] = length, ~alive
+            if not left:
                 break
-            if len(alive) <= KEEP * len(rows):
-                rows, action = rows[alive], action[alive]
-                state.select(alive)
+            index = alive.nonzero()[:, 0]
+            rows, action, length, alive = rows[index], action[index], length[index], alive[index]
+            state.select(index)
         hidden = state.advance(action)
+    out.length[rows], out.done[rows] = length, ~alive
     return _collect(out, backbone.vocabulary, sampling)
 
 
@@ -172,8 +175,8 @@ def _collect(out: _Written, vocabulary: int, sampling: Sampling) -> Samples:
         for step, (rows, ids) in enumerate(out.support[:longest]):
             support[rows, step, : ids.shape[1]] = ids
         support = support.masked_fill(~mask[:, :, None], 0)
-    tokens, logp = out.tokens[:, :longest].masked_fill(~mask, 0), out.logp[:, :longest].masked_fill(~mask, 0.0)
-    return Samples(tokens, mask, logp, support, ~out.done)
+    tokens, logp = out.tokens[:longest].T.masked_fill(~mask, 0), out.logp[:longest].T.masked_fill(~mask, 0.0)
+    return Samples(tokens.contiguous(), mask, logp.contiguous(), support, ~out.done)
 
 
 def _join(parts: list[Samples], index: Tensor) -> Samples:
@@ -197,8 +200,8 @@ def _join(parts: list[Samples], index: Tensor) -> Samples:
 class _State:
     """The model's memory of B rows: its cache, which positions of it are padding, and the next position of each row."""
 
-    def __init__(self, backbone: Backbone, cache: Any, visible: Tensor | None, position: Tensor, length: int):
-        self.backbone, self.cache, self.position, self.length = backbone, cache, position, length
+    def __init__(self, backbone: Backbone, cache: Any, visible: Tensor | None, position: Tensor, length: int, fast: FastDecoder | None):
+        self.backbone, self.cache, self.position, self.length, self.fast = backbone, cache, position, length, fast
         self.visible = visible  # attention mask [B, …] over all positions there will be; None without padding
 
     def select(self, index: Tensor) -> None:
@@ -211,13 +214,17 @@ class _State:
     def advance(self, token: Tensor) -> Tensor:
         """[B, D] hidden state after one more token [B]."""
         self.length += 1
-        hidden = self.backbone.decoder(
-            input_ids=token[:, None],
-            attention_mask=None if self.visible is None else self.visible[..., : self.length],
-            position_ids=self.position[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        mask = None if self.visible is None else self.visible[..., : self.length]
+        if self.fast is not None:
+            hidden = self.fast.step(token, self.position, self.cache, mask)
+        else:
+            hidden = self.backbone.decoder(
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=self.position[:, None],
+                past_key_values=self.cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
         self.position = self.position + 1
         return hidden
 
@@ -243,10 +250,12 @@ def _prefill(backbone: Backbone, prompts: list[Sequence[int]], pad: int, steps: 
         use_cache=True,
     ).last_hidden_state[:, -1]
     mask = torch.nn.functional.pad(visible, (0, steps), value=True) if padded else None
-    if padded and plain and backbone.model.config._attn_implementation in ("sdpa", "eager"):
-        # Additive [U, 1, 1, L]: what both attentions take as it is, so that no mask is built at every step.
+    additive = plain and backbone.model.config._attn_implementation in ("sdpa", "eager")
+    if padded and additive:
+        # [U, 1, 1, L]: what both attentions take as it is, so that no mask is built at every step.
         lowest = torch.finfo(hidden.dtype).min
         mask = torch.zeros(mask.shape, dtype=hidden.dtype, device=device).masked_fill(~mask, lowest)[:, None, None]
-    state = _State(backbone, cache, mask, lengths, longest)
+    fast = FastDecoder(backbone, longest + steps) if additive and fits(backbone) else None
+    state = _State(backbone, cache, mask, lengths, longest, fast)
     state.select(unique)
     return hidden[unique], state

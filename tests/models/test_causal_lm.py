@@ -133,7 +133,7 @@ def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
     assert forwards == [True]
     for a, b in zip(ours.module.parameters(), lean.module.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(rollout(lean)["behaviour_logp"], batch["behaviour_logp"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(rollout(lean)["behaviour_logp"], batch["behaviour_logp"], rtol=0, atol=1e-5)
 
 
 def test_a_clone_is_frozen_and_its_own() -> None:

@@ -29,7 +29,7 @@ def test_a_directory_loads_as_asked(tmp_path) -> None:
 
 
 def test_mistakes_have_messages(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     pickled = tmp_path / "pickled"
