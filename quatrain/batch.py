@@ -144,8 +144,7 @@ class Batch:
     def take(self, index: Tensor | Sequence[int]) -> Batch:
         """The rows of that index ([M] integers or [N] bool), in its order."""
         index = torch.as_tensor(index, device=self.device)
-        if index.dtype == torch.bool:
-            index = index.nonzero()[:, 0]
+        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.long()
         chosen = index.tolist() if self.notes else []
         notes = {name: tuple(value[i] for i in chosen) for name, value in self.notes.items()}
         return replace(self, notes={})._map(lambda value: value[index]).with_notes(**notes)

@@ -72,7 +72,7 @@ class Term:
 
 @dataclass(frozen=True)
 class TermEstimate:
-    """Every intermediate of one term, [N, T] each and detached, except ``statistic``."""
+    """Every intermediate of one term, [N, T] each and detached, except ``statistic``. ``weighs``: its ratio is not 1 by definition."""
 
     where: Tensor
     log_ratio: Tensor
@@ -80,6 +80,7 @@ class TermEstimate:
     factor: Tensor
     coefficient: Tensor
     statistic: Tensor
+    weighs: bool
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Estimate:
         for name, term in self.terms.items():
             found[f"{name}/coefficient"] = (term.coefficient.abs().sum(), None)
             signal = term.where & (term.advantage != 0)
-            if bool((term.log_ratio != 0).any()):
+            if term.weighs:
                 ratio = term.log_ratio.exp()
                 found["ratio"] = _mean(ratio, term.where)
                 found["ratio/max"] = (torch.where(term.where, ratio, 0.0).max(), 1.0)
@@ -212,7 +213,7 @@ class Objective:
                         fix="bound the ratio (Clip has dual=…), lower the learning rate, or check the column with quatrain explain",
                     )
             loss = loss - torch.where(coefficient != 0, coefficient * statistic, 0.0).sum()
-            terms[name] = TermEstimate(where, log_ratio, advantage, factor, coefficient, statistic)
+            terms[name] = TermEstimate(where, log_ratio, advantage, factor, coefficient, statistic, bool(needs_of(term.denominator)))
         if not torch.isfinite(loss):
             raise NonFiniteError(
                 "the loss is not finite", given=loss.item(), fix="a selected action has probability 0 or NaN under the current policy"

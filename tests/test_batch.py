@@ -73,7 +73,7 @@ def test_take_by_index_and_by_mask():
     assert twice["reward"].tolist() == [3.0, 1.0, 3.0] and twice.notes["name"] == ("c", "a", "c")
     assert twice.contexts["policy"]["x"].tolist() == [2, 0, 2]
     assert batch.take(torch.tensor([False, True, False])).notes["name"] == ("b",)
-    assert len(batch.take(torch.zeros(3, dtype=torch.bool))) == 0
+    assert len(batch.take(torch.zeros(3, dtype=torch.bool))) == 0 == len(batch.take([]))
 
 
 def test_trim_keeps_what_is_present_or_an_action():
