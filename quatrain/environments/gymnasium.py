@@ -57,7 +57,7 @@ class GymTask:
         )
     )
 
-    def __init__(self, env_id: str, copies: int = 64, seed: int = 0, options: Mapping[str, Any] | None = None):
+    def __init__(self, env_id: str, copies: int = 16, seed: int = 0, options: Mapping[str, Any] | None = None):
         if copies < 1 or not 0 <= seed < 2**29:
             raise QuatrainError(
                 "a task has at least one copy and a small seed", given=f"copies={copies}, seed={seed}", expected="0 ≤ seed < 2**29"
@@ -67,6 +67,7 @@ class GymTask:
         self._living: Living | None = None
         first = self._copies(1)
         self.observation_size, self.action_space, self.max_steps = first.observation_size, first.action_space, first.max_steps
+        self.defaults = {"lr": 2e-3, "prompts": 16, "max_actions": self.max_steps or 1000}  # what suits small networks
 
     def network(self, hidden: Sequence[int] = (64, 64), seed: int = 0) -> NetworkPolicy:
         """An untrained policy with this environment's observations and actions."""
