@@ -123,6 +123,32 @@ def eject(name: RecipeName, file: Annotated[Path, typer.Argument(help="the file 
 
 
 @app.command()
+def doctor(
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME] KEY=VALUE…", help="a recipe (default grpo), and keys as for train")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the findings as JSON")] = False,
+    strict: Annotated[bool, typer.Option(help="exit with 1 after warnings too")] = False,
+) -> None:
+    """Model, task, reward and recipe examined before training; exit code 1 with errors: quatrain doctor grpo model=DIRECTORY task=FILE."""
+    from rich.console import Console
+
+    from quatrain.experiments.doctor import doctor as examine
+    from quatrain.experiments.doctor.show import shown
+    from quatrain.training.settings import split_pairs
+
+    names = [key for key in keys or [] if "=" not in key and not key.endswith((".yaml", ".yml"))]
+    if len(names) > 1:
+        raise QuatrainError("one recipe is examined at a time", given=", ".join(names), fix=f"quatrain doctor {names[0]} model=… task=…")
+    found = examine(*names, **split_pairs(key for key in keys or [] if key not in names))
+    if as_json:
+        typer.echo(json.dumps(found.json(), indent=1))
+    else:
+        Console().print(shown(found))
+    raise typer.Exit(found.exit_code(strict))
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="a run's folder, as written by train")]) -> None:
     """Write a run's HTML report again."""
     from quatrain.reports.run import run_report
