@@ -26,6 +26,13 @@ def test_clip_by_sign():
     assert factor(Clip(0.3, 0.3), -1.0) == pytest.approx([0.0, 0.8, 1.0, 1.2, 1.5, 4.0])
 
 
+def test_at_its_very_edge_nothing_is_clipped():
+    ratio = torch.tensor([[1.5, 0.5]], dtype=torch.float64).log()
+    high, low = float(ratio[0, 0].exp()) - 1, 1 - float(ratio[0, 1].exp())
+    for sign in (1.0, -1.0):
+        assert Clip(low, high)(ratio, torch.full((1, 2), sign), None).all()
+
+
 def test_clip_higher():
     assert factor(Clip(0.1, 0.6), 1.0) == pytest.approx([0.5, 0.8, 1.0, 1.2, 1.5, 0.0])
     assert factor(Clip(0.1, 0.6), -1.0) == pytest.approx([0.0, 0.0, 1.0, 1.2, 1.5, 4.0])

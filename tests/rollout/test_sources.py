@@ -43,6 +43,19 @@ def test_what_is_measured_of_a_batch():
     assert metrics["truncated"] == pytest.approx(float(batch["truncated"].any(1).double().mean()))
 
 
+def test_where_a_row_holds_several_episodes_the_reward_is_per_episode():
+    class Episodes(ToyTask):
+        def rollout(self, policy, starts, group, sampling, seed):
+            batch = super().rollout(policy, starts, group, sampling, seed)
+            returns = torch.full(batch.shape, float("nan"))
+            returns[0, 0], returns[0, 2], returns[1, 2] = 1.0, 2.0, 6.0
+            return batch.with_columns(episode_return=returns)
+
+    here = state(Episodes())
+    OnPolicy(group=2, prompts=2, max_actions=3)(here)
+    assert here.close_round()["reward"] == 3.0
+
+
 def test_the_sampling_reaches_the_task():
     seen: list[Sampling] = []
 

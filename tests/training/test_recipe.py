@@ -74,6 +74,7 @@ def test_joining_keeps_stages_models_controllers_and_shares_knobs():
     both = first.then(second)
     assert [stage.name for stage in both.stages] == ["sft", "grpo"] and both.controllers == (controller,)
     assert set(both.models) == {"reference"} and set(both.knobs()) == set(first.knobs()) | set(second.knobs())
+    assert set(second.then(second).models) == {"reference"}
     with pytest.raises(QuatrainError, match="make one model differently"):
         second.then(second.with_models(reference=Given("reference")))
 

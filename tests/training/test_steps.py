@@ -73,6 +73,7 @@ def test_an_edit_needs_what_comes_before_it():
 
 def test_what_an_edit_adds_is_there_for_the_next_step():
     steps = (Collect(SOURCE, edits=(Score("reference"), Values())), Fit(Objective({"kl": Term(KL())})), Measure(lambda state: {}))
+    steps = (*steps, Sync("policy", "reference"))
     assert {"reference_logp", "value", "next_value"} <= check(*steps, models=("policy", "reference", "critic"))["fresh"]
 
 
