@@ -149,6 +149,28 @@ def doctor(
 
 
 @app.command()
+def diagnose(
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="recipes, with options as in grpo:group=16,kl=0")],
+    beside: Annotated[str, typer.Option(help="the neighbour whose parts are switched in, one at a time; none leaves it out")] = "rloo",
+    problem: Annotated[list[str] | None, typer.Option(help="bandit, noisy, tree, loops or turns; may be repeated; default: all")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="all numbers as JSON")] = False,
+    page: Annotated[Path | None, typer.Option(help="write an HTML page with tables and pictures")] = None,
+    seed: Annotated[int, typer.Option(help="of what has to be sampled because it cannot be enumerated")] = 0,
+) -> None:
+    """The estimator of a recipe against the exact gradient, on problems small enough to enumerate: quatrain diagnose grpo dr-grpo rloo.
+
+    Bias, variance and signal per token, exactly; along group size, staleness, temperature and top-p; which part causes what. Exit code 1
+    if a fault is found.
+    """
+    from quatrain.evaluation.diagnose.command import run_diagnosis
+
+    text, clean = run_diagnosis(names, beside, problem, as_json, page, seed)
+    typer.echo(text)
+    if not clean:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="a run's folder, as written by train")]) -> None:
     """Write a run's HTML report again."""
     from quatrain.reports.run import run_report

@@ -29,12 +29,15 @@ class Recipe:
     stages       one or more.
     models       name → how it comes about; ``policy`` is always there.
     controllers  functions of (state, metrics) that return knobs, called after every round.
+    target       what it claims to ascend, for ``quatrain diagnose``: "reward", "reward - 0.04*kl", "demonstrations" …; empty: read
+                 off the terms.
     name, summary  set by the registry.
     """
 
     stages: tuple[Stage, ...]
     models: Mapping[str, ModelSpec] = field(default_factory=dict)
     controllers: tuple[Callable[[Any, Mapping[str, float]], Mapping[str, float]], ...] = ()
+    target: str = ""
     name: str = ""
     summary: str = ""
 

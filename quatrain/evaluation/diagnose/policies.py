@@ -1,0 +1,82 @@
+"""A policy that is a table, and a critic that knows: the models of problems small enough to enumerate. All in float64.
+
+Axes: S rows of the table, V actions, N trajectories, T actions, K features of a state.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quatrain.batch import Batch, spread
+from quatrain.models.distributions import Categorical
+
+
+class Table(nn.Module):
+    def __init__(self, values: Tensor):
+        super().__init__()
+        self.values = nn.Parameter(values.detach().clone().double())
+
+
+class TablePolicy:
+    """softmax of the sum of K rows of a table [S, V]; which rows is the batch's column ``state`` [N, T, K].
+
+    Rows that several states have in common are shared parameters. Temperature and support are those of the batch.
+    """
+
+    def __init__(self, values: Tensor, version: int = 0):
+        self.module, self.version = Table(values), version
+
+    @property
+    def table(self) -> Tensor:
+        return self.module.values
+
+    def logits(self, batch: Batch) -> Tensor:
+        """[N, T, V]."""
+        return self.table[batch["state"]].sum(2)
+
+    def distribution(self, batch: Batch) -> Categorical:
+        """Of the M selected actions."""
+        where = batch.mask
+        support = batch["support"][where] if "support" in batch else None
+        # A demonstration was not sampled: it has no temperature (NaN), which means 1.
+        temperature = spread(batch["temperature"], batch)[where].nan_to_num(nan=1.0) if "temperature" in batch else None
+        return Categorical(self.logits(batch)[where], support, temperature)
+
+    def score(
+        self, batch: Batch, statistics: Sequence[Any], role: str = "policy", others: Mapping[str, Any] | None = None
+    ) -> dict[Any, Tensor]:
+        own = self.distribution(batch)
+        with torch.no_grad():
+            frozen = {name: other.distribution(batch) for name, other in (others or {}).items()}
+        values = {statistic: statistic(own, batch.actions[batch.mask], frozen) for statistic in statistics}
+        return {statistic: value.new_zeros(batch.shape).masked_scatter(batch.mask, value) for statistic, value in values.items()}
+
+    def clone(self) -> TablePolicy:
+        twin = copy.deepcopy(self)
+        twin.module.requires_grad_(False)
+        return twin
+
+    def save(self, folder: Any) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        torch.save(self.module.state_dict(), Path(folder) / "table.pt")
+
+
+class NodeCritic:
+    """The exact value of every history: a table over the batch's column ``node`` [N, T]; after the last action it is 0."""
+
+    def __init__(self, values: Tensor):
+        self.module, self.version = Table(values), 0
+
+    def values(self, batch: Batch, role: str = "policy") -> Tensor:
+        """[N, T+1]."""
+        value = torch.where(batch.present, self.module.values[batch["node"]], 0.0)
+        return torch.cat([value, value.new_zeros(len(batch), 1)], 1)
+
+    def clone(self) -> NodeCritic:
+        return copy.deepcopy(self)

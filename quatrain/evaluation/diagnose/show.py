@@ -1,0 +1,150 @@
+"""A diagnosis as tables and as one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from quatrain.evaluation.diagnose.judge import Against, Judgement
+from quatrain.evaluation.diagnose.study import STALE, Diagnosis
+from quatrain.reports.table import Estimate
+
+
+class Part(NamedTuple):
+    """A titled table; the note says how to read it."""
+
+    title: str
+    note: str
+    rows: list[dict[str, Any]]
+
+
+def parts(diagnosis: Diagnosis) -> Iterator[Part]:
+    """The tables of a diagnosis, in reading order."""
+    claims = {found.recipe: found.target for found in diagnosis.judged}
+    yield Part("What they claim to ascend", "", [{"recipe": name, "target": target} for name, target in claims.items()])
+    yield Part(
+        "Against the exact gradient",
+        "bias: |E ĝ − g|/|g|; scale: what g is multiplied by; cosine between E ĝ and g; noise: relative variance × sampled tokens; "
+        "signal: squared signal-to-noise along g per sampled token.",
+        [_row(found) for found in diagnosis.judged],
+    )
+    several = [found for found in diagnosis.judged if len(found.terms) > 1]
+    if several:
+        yield Part(
+            "Term by term",
+            "Each against what it claims itself.",
+            [
+                {"recipe": found.recipe, "problem": found.problem, "term": name, "target": target, **_numbers(judged)}
+                for found in several
+                for name, (target, judged) in found.terms.items()
+            ],
+        )
+    for sweep in diagnosis.sweeps:
+        yield Part(f"Along the {sweep.name}", f"On {diagnosis.swept_on}: cosine, bias and signal per token.", list(_swept(sweep)))
+    for name, caused in diagnosis.causes.items():
+        before = next(found for found in diagnosis.judged if found.recipe == name and found.problem == diagnosis.swept_on)
+        rows = [{"part": "(as it is)", "from": "", "to": "", **_numbers(before.main), "signal": before.signal}]
+        for one in caused:
+            after, stale = one.fresh.after, one.stale.after
+            row = {"part": one.fresh.part, "from": _flat(one.fresh.ours), "to": _flat(one.fresh.theirs), **_numbers(after.main)}
+            rows.append({**row, "signal": after.signal, f"cosine, {STALE} updates old": stale.main.cosine})
+        note = f"One part at a time switched to that of {diagnosis.beside}, on {diagnosis.swept_on}."
+        yield Part(f"What causes what in {name}", note, rows)
+    faults = [
+        {"recipe": name, "fault": finding.kind, "seen": finding.seen, "why": finding.why, "to do": finding.fix}
+        for name, row in diagnosis.found.items()
+        for finding in row
+    ]
+    clean = [name for name, row in diagnosis.found.items() if not row]
+    yield Part("Faults", f"None in {', '.join(clean)}." if clean else "", faults)
+    yield Part(
+        "Known facts, measured",
+        "",
+        [
+            {
+                "about": fact.about,
+                "fact": fact.statement,
+                "predicted": fact.predicted,
+                "measured": fact.measured,
+                "": "holds" if fact.holds else "FAILS",
+            }
+            for fact in diagnosis.facts
+        ],
+    )
+
+
+def write_page(diagnosis: Diagnosis, path: Path) -> Path:
+    """One self-contained HTML page: the tables, curves along the settings, the picture of the coefficients."""
+    import html
+
+    from quatrain.reports.coefficients import ratio_curve_plot
+    from quatrain.reports.html import Section, Tile, write_report
+    from quatrain.reports.plots import inline_svg
+    from quatrain.reports.table import html_table
+
+    sections = []
+    for part in parts(diagnosis):
+        note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
+        sections.append(Section(part.title, note + (html_table(part.rows) if part.rows else "")))
+    figures = "".join(f'<figure class="panel">{inline_svg(figure, label)}</figure>' for label, figure in sweep_figures(diagnosis))
+    sections.insert(2, Section("In pictures", f'<div class="figures">{figures}</div>'))
+    curves = coefficient_curves(diagnosis)
+    if curves:
+        sections.insert(3, Section("Coefficients", inline_svg(ratio_curve_plot(curves), "coefficient against the ratio")))
+    worst = min((found.main.cosine for found in diagnosis.judged if found.main.cosine == found.main.cosine), default=float("nan"))
+    tiles = [
+        Tile("recipes", str(len(diagnosis.recipes)), ", ".join(diagnosis.recipes)),
+        Tile("lowest cosine", f"{worst:.3f}", "on-policy, over all problems"),
+        Tile("faults", str(sum(map(len, diagnosis.found.values()))), "invariants broken"),
+        Tile("facts", f"{sum(fact.holds for fact in diagnosis.facts)} of {len(diagnosis.facts)}", "predicted numbers measured"),
+    ]
+    title = f"Diagnosis: {', '.join(diagnosis.recipes)}"
+    return write_report(path, title, sections, subtitle=f"{len(diagnosis.problems)} enumerated problems", tiles=tiles)
+
+
+def sweep_figures(diagnosis: Diagnosis) -> Iterator[tuple[str, Any]]:
+    """(label, figure): cosine and signal along every setting that was moved."""
+    from quatrain.reports.plots import curves_plot
+
+    for sweep in diagnosis.sweeps:
+        for label, value in (("cosine", lambda found: found.main.cosine), ("signal per token", lambda found: found.signal)):
+            curves = {name: (list(sweep.values), [_finite(value(found)) for found in row]) for name, row in sweep.judged.items()}
+            yield f"{label} against {sweep.name}", curves_plot(curves, title=label, xlabel=sweep.name, smooth=False)
+
+
+def coefficient_curves(diagnosis: Diagnosis) -> dict[str, Any]:
+    from quatrain.training.picture import ratio_curves
+
+    found: dict[str, Any] = {}
+    for recipe in diagnosis.recipes.values():
+        found |= ratio_curves(recipe)
+    return found
+
+
+def _row(found: Judgement) -> dict[str, Any]:
+    row = {"recipe": found.recipe, "problem": found.problem, "draws": found.draws, **_numbers(found.main)}
+    return {**row, "noise": found.noise, "signal": found.signal, "how": found.how if found.total else f"{found.how}; policy term only"}
+
+
+def _numbers(judged: Against) -> dict[str, Any]:
+    bias = Estimate.around(judged.bias, 1.96 * judged.error) if judged.error else judged.bias
+    return {"bias": bias, "scale": judged.scale, "cosine": judged.cosine}
+
+
+def _swept(sweep: Any) -> Iterator[dict[str, Any]]:
+    for name, row in sweep.judged.items():
+        for label, value in (
+            ("cosine", lambda found: found.main.cosine),
+            ("bias", lambda found: found.main.bias),
+            ("signal", lambda found: found.signal),
+        ):
+            yield {"recipe": name, "": label, **{f"{at:g}": value(found) for at, found in zip(sweep.values, row, strict=True)}}
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _finite(value: float) -> float:
+    return value if abs(value) != float("inf") else float("nan")
