@@ -28,15 +28,21 @@ def total_rounds(recipe: Recipe, state: State) -> int:
 
 
 def run(
-    recipe: Recipe, state: State, after: After = lambda state, metrics: None, executor: Callable[[Stage, State], None] = synchronous
+    recipe: Recipe,
+    state: State,
+    after: After = lambda state, metrics: None,
+    executor: Callable[[Stage, State], None] = synchronous,
+    until: Callable[[State], bool] = lambda state: False,
 ) -> State:
     """Run the recipe from where the state is; ``after`` is called once per round, to log and to save.
+
+    ``until`` ends the run early where it is true: a budget, a goal. It is asked before every round.
 
     The state is at the beginning of the next round when ``after`` sees it, so that what it saves continues exactly.
     Raises QuatrainError if a controller sets an unknown knob.
     """
     known = recipe.knobs()
-    while state.stage < len(recipe.stages):
+    while state.stage < len(recipe.stages) and not until(state):
         stage = recipe.stages[state.stage]
         if state.round >= rounds_of(stage, state):
             state.stage, state.round = state.stage + 1, 0

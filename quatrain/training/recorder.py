@@ -61,7 +61,7 @@ class Recorder:
         self._stop = True
 
     def __call__(self, state: State, metrics: Mapping[str, float]) -> None:
-        step, last = state.step, state.step >= self.total
+        step, last = state.step, state.step >= self.total or self.spent(state)
         found = dict(metrics)
         seconds, self._began = max(perf_counter() - self._began, 1e-9), perf_counter()
         found["tokens"] = state.spent["tokens"]
@@ -79,6 +79,10 @@ class Recorder:
             self.save(state)
         if self._stop and not last:
             raise Interrupted
+
+    def spent(self, state: State) -> bool:
+        """The run's budget of sampled tokens is spent."""
+        return self.settings.tokens is not None and state.spent["tokens"] >= self.settings.tokens
 
     def write(self, state: State, metrics: Mapping[str, float]) -> None:
         """Log the metrics of one step."""

@@ -92,7 +92,7 @@ def execute(plan: Plan) -> Run:
             elif settings.eval_every:
                 recorder.write(state, recorder.evaluate(state))
             try:
-                run(recipe, state, after=recorder)
+                run(recipe, state, after=recorder, until=recorder.spent)
             except Interrupted:
                 interrupted = True
         state.models["policy"].save(folder / "model")
@@ -116,9 +116,9 @@ def assemble(plan: Plan, task: Any) -> tuple[Recipe, State]:
     settings, objects = plan.settings, plan.objects
     recipe = plan.recipe
     recipe.check(task)
-    if hasattr(task, "check"):
-        task.check()
     policy = objects.get("model") or load_policy(settings.model, task, settings)
+    if hasattr(task, "check"):
+        task.check(policy)
     known = recipe.knobs()
     suited = {**getattr(task, "defaults", {}), **getattr(policy, "defaults", {})}
     knobs = {**known, **{name: value for name, value in suited.items() if name in known}, **plan.knobs}

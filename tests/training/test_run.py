@@ -194,6 +194,21 @@ def test_a_task_without_a_reward_is_measured_by_likelihood(name: str, measure: s
     assert 0 < run.metrics["heldout/nll"] < first["heldout/nll"] if name == "sft" else run.metrics["heldout/preferred"] in (0.0, 1.0)
 
 
+def test_a_budget_of_tokens_ends_a_run_evaluated_and_resumable(tmp_path: Path):
+    whole = text_run("grpo", tmp_path / "whole", steps=6)
+    spent = {line["step"]: line["tokens"] for line in read_records(tmp_path / "whole" / "metrics.jsonl") if "tokens" in line}
+    budget = int(spent[2]) + 1
+    short = text_run("grpo", tmp_path / "short", steps=6, tokens=budget, eval_every=5)
+    assert short.state.step == 3 < whole.state.step
+    assert short.metrics["tokens"] == spent[3] >= budget
+    last = read_records(tmp_path / "short" / "metrics.jsonl")[-1]
+    assert last["step"] == 3 and "accuracy" in last
+    again = text_run("grpo", tmp_path / "short", steps=6, tokens=budget, eval_every=5, resume=True)
+    assert again.state.step == 3
+    longer = text_run("grpo", tmp_path / "short", steps=6, resume=True)
+    assert same(left(longer.folder)[0]["models"], left(whole.folder)[0]["models"])
+
+
 # -- refused early ------------------------------------------------------------------------------------------------------
 def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path):
     text_run("sft", tmp_path, steps=1)
