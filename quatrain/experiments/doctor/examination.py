@@ -14,7 +14,7 @@ import torch
 
 from quatrain.errors import QuatrainError
 from quatrain.experiments.doctor import chat, data, drift, gradients, memory, rewards, sampler, tokens, transfer
-from quatrain.experiments.doctor.finding import Examination, Finding, error, ok
+from quatrain.experiments.doctor.finding import OK, Examination, Finding, error, ok
 from quatrain.experiments.doctor.patient import Patient
 from quatrain.training.driver import build
 from quatrain.training.loading import load_policy, load_run_task
@@ -98,7 +98,8 @@ def examine(patient: Patient, found: list[Finding] | None = None, seconds: dict[
     for check in checks:
         began = perf_counter()
         name = check.__name__.removeprefix("check_").replace("_", " ")
-        findings += attempt(name, check, patient)
+        told = {finding.seen for finding in findings if finding.severity != OK}
+        findings += [finding for finding in attempt(name, check, patient) if finding.seen not in told]  # one cause, one finding
         seconds[name] = perf_counter() - began
     return Examination(about(patient), tuple(findings), seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,33 +62,44 @@ def compare(counts: Tensor, logits: Tensor, sampling: Sampling, borderline: floa
     return Frequencies(int(counts.sum()), f"χ² over {len(seen)} cells", chance, outside)
 
 
+def telling(logits: Tensor) -> Tensor:
+    """[M] variance of log π(a) under π for logits [M, V]: how much a wrong temperature would show. 0 if uniform or certain.
+
+    >>> [round(float(value), 2) for value in telling(torch.tensor([[0.0, 0.0], [1.0, 0.0], [50.0, 0.0]]))]
+    [0.0, 0.2, 0.0]
+    """
+    log_p = logits.double().log_softmax(-1)
+    mean = (log_p.exp() * log_p).sum(-1, keepdim=True)
+    return (log_p.exp() * (log_p - mean).square()).sum(-1)
+
+
 @torch.no_grad()
 def token_frequencies(patient: Patient, sampling: Sampling) -> Frequencies | None:
-    """Next tokens after the prefix whose next token is least certain, against the model's plain forward on that prefix alone."""
+    """Next tokens after the most telling prefix of a few trajectories, against the model's plain forward on that prefix alone."""
     if sampling.temperature == 0:
         return None
     policy = patient.policy
-    prefix, logits = uncertain_prefix(policy, patient.batch)
+    prefix, logits = telling_prefix(policy, patient.batch)
     seeds = torch.arange(DRAWS, dtype=torch.int64) + derive(patient.seed, "draws") % 2**40
     drawn = policy.sample([prefix], DRAWS, replace(sampling, max_actions=1, stop=()), seeds)
     counts = torch.bincount(drawn.actions[:, 0].cpu(), minlength=len(logits))
     return compare(counts, logits, sampling, patient.tolerance.borderline)
 
 
-def uncertain_prefix(policy: object, batch: Batch, rows: int = 8) -> tuple[list[int], Tensor]:
-    """(token ids, logits [V]): the prefix, among those of a few trajectories, after which the entropy is largest."""
+def telling_prefix(policy: Any, batch: Batch, rows: int = 8) -> tuple[list[int], Tensor]:
+    """(token ids, logits [V] of what comes next), among the prefixes of a few trajectories."""
     best: tuple[float, list[int]] = (-1.0, [])
     context = batch.contexts["policy"]
     for row in torch.linspace(0, len(batch) - 1, min(rows, len(batch))).long().unique().tolist():
         prompt = context["tokens"][row][context["mask"][row]].tolist()
         tokens = [*prompt, *batch.actions[row][batch.mask[row]].tolist()]
-        entropy = torch.distributions.Categorical(logits=_forward(policy, tokens).float()).entropy()[len(prompt) - 1 : -1]
-        if len(entropy) and float(entropy.max()) > best[0]:
-            best = float(entropy.max()), tokens[: len(prompt) + int(entropy.argmax())]
+        tells = telling(_forward(policy, tokens)[len(prompt) - 1 : -1])
+        if len(tells) and float(tells.max()) > best[0]:
+            best = float(tells.max()), tokens[: len(prompt) + int(tells.argmax())]
     return best[1], _forward(policy, best[1])[-1].float().cpu()
 
 
-def _forward(policy: object, tokens: list[int]) -> Tensor:
+def _forward(policy: Any, tokens: list[int]) -> Tensor:
     """[L, V] logits of the module's own forward."""
     policy.module.eval()
     return policy.module(input_ids=torch.tensor([tokens], device=policy.device), use_cache=False).logits[0]
@@ -95,16 +107,21 @@ def _forward(policy: object, tokens: list[int]) -> Tensor:
 
 @torch.no_grad()
 def action_frequencies(patient: Patient, sampling: Sampling) -> Frequencies | None:
-    """Actions at the first observation of an episode, against the distribution that the policy gives there."""
+    """Actions at the most telling observation, against the distribution that the policy gives there."""
     from scipy.stats import kstest, norm
 
     policy, temperature = patient.policy, sampling.temperature
     if not hasattr(policy, "act") or not hasattr(policy, "distribution"):
         return None
-    seen = patient.batch.contexts["policy"]["observations"][0, :1]
+    seen = patient.batch.contexts["policy"]["observations"][:, :-1][patient.batch.mask]
+    all_of_them = policy.distribution(seen)
+    if hasattr(all_of_them, "mean"):
+        here, one = seen[:1], policy.distribution(seen[:1])
+    else:
+        place = int(telling(all_of_them.z).argmax())
+        here, one = seen[place : place + 1], policy.distribution(seen[place : place + 1])
     generator = torch.Generator().manual_seed(patient.seed)
-    actions, _ = policy.act(seen.expand(DRAWS, -1), generator, temperature=temperature)
-    one = policy.distribution(seen)
+    actions, _ = policy.act(here.expand(DRAWS, -1), generator, temperature=temperature)
     if hasattr(one, "mean"):
         z = ((actions - one.mean) / one.std).double().cpu().numpy()
         chance = min(1.0, min(float(kstest(z[:, d], norm.cdf).pvalue) for d in range(z.shape[1])) * z.shape[1])

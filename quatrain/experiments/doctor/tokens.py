@@ -54,6 +54,7 @@ def _rows(batch: Batch) -> Iterator[tuple[int, Tensor, Tensor]]:
 def witnessed(policy: Any) -> Iterator[Witness]:
     """Everything that this very policy object samples and scores is seen, and not changed."""
     witness, sample, score = Witness(), policy.sample, policy.score
+    own = {name: value for name, value in vars(policy).items() if name in ("sample", "score")}
 
     def seen_sample(*args: Any, **keys: Any) -> Batch:
         batch = sample(*args, **keys)
@@ -69,6 +70,7 @@ def witnessed(policy: Any) -> Iterator[Witness]:
         yield witness
     finally:
         del policy.sample, policy.score
+        vars(policy).update(own)
 
 
 def check_tokens(patient: Patient) -> Iterator[Finding]:

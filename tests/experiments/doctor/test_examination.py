@@ -1,0 +1,40 @@
+"""Every planted bug is found, and nothing is found where nothing is wrong: both are counted."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from quatrain.experiments.doctor.finding import OK
+from tests.experiments.doctor.ward import HEALTHY, PLANTED, judged_in_workers
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found(bug: str):
+    random.seed(0)
+    _, plant, check, make = PLANTED[bug]
+    setup = make()
+    plant(setup)
+    found = setup.examine()
+    named = [finding for finding in found.wrong if finding.check == check]
+    assert named, (bug, [(finding.check, finding.seen) for finding in found.wrong])
+    assert all(finding.why and finding.seen for finding in named)
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_nothing_is_found_on_a_healthy_set_up(name: str):
+    found = HEALTHY[name]().examine()
+    assert not found.wrong, [(finding.check, finding.seen) for finding in found.wrong]
+    assert found.exit_code(strict=True) == 0 and len(found.of(OK)) > 15
+
+
+def test_a_user_reward_in_a_process_of_its_own_is_healthy(tmp_path: Path):
+    setup = judged_in_workers(tmp_path)
+    found = setup.examine()
+    assert not found.wrong, [(finding.check, finding.seen) for finding in found.wrong]
+
+
+def test_how_many_bugs_of_every_kind_are_planted():
+    assert (len(PLANTED), len({kind for kind, *_ in PLANTED.values()}), len(HEALTHY)) == (52, 8, 24)
