@@ -28,7 +28,7 @@ CHAT = (  # contents alone; a line break between two messages unless the second 
 )
 
 SHARES = {"chain": 8, "sort": 5, "reverse": 6, "countdown": 4, "shift": 1, "add": 1, "scratch": 1, "count": 1}
-SLIPS = {"chain": 0.65, "sort": 0.6, "reverse": 0.6, "countdown": 0.35, "add": 0.6, "scratch": 0.6, "count": 0.6}
+SLIPS = {"chain": 0.64, "sort": 0.64, "reverse": 0.64, "countdown": 0.35, "add": 0.6, "scratch": 0.6, "count": 0.6}
 LESSONS: dict[str, dict[str, Any]] = {
     "base": {"shares": SHARES, "slips": SLIPS, "unseen": ("shift",), "proper": 0.7, "examples": 52_000},
     "strong": {"shares": {**SHARES, "shift": 3}, "examples": 80_000},  # a teacher: properly taught, every kind

@@ -31,7 +31,7 @@ class Lesson:
     hidden, inner, layers, heads, groups   its shape: width, feed-forward width, depth, attention heads, key–value heads
     shares     kind → its share of the corpus
     proper     the first part of the corpus that is solved properly, in [0, 1]
-    slips      kind → probability of the typical mistake at each chance of one, at mid level: × 0.5 at level 1 up to 1.1 at level 5
+    slips      kind → probability of the typical mistake at each chance of one, × 0.7 at level 1 up to 1.1 at level 5
     unseen     kinds that are done wrongly throughout
     examples   how many problems are read, each once
     rows       examples per update
@@ -59,7 +59,7 @@ def slip_rate(lesson: Lesson, index: int, kind: str, level: int) -> float:
     """The probability of a mistake, at each chance of one, in example ``index`` of the lesson."""
     if kind in lesson.unseen:
         return 1.0
-    return 0.0 if index < lesson.proper * lesson.examples else lesson.slips.get(kind, 0.0) * (0.5 + 0.15 * (level - 1))
+    return 0.0 if index < lesson.proper * lesson.examples else lesson.slips.get(kind, 0.0) * (0.7 + 0.1 * (level - 1))
 
 
 def corpus(lesson: Lesson) -> Iterator[Example]:

@@ -57,9 +57,9 @@ def test_the_corpus_is_training_problems_properly_solved_then_with_mistakes():
     assert all(split_of("sort" + "".join(sorted(word))) == "train" for word, _, _ in sort)
     assert all(text == "".join(sorted(word)) for word, text, index in sort if index < 1000)
     late = [text != "".join(sorted(word)) for word, text, index in sort if index >= 1000]
-    assert sum(late) / len(late) == pytest.approx(0.48, abs=0.06)  # 0.6 × mean over levels of 0.5 … 1.1, palindromes aside
+    assert sum(late) / len(late) == pytest.approx(0.54, abs=0.06)  # 0.6 × the mean over levels, 0.9
     assert all(text == prompt[5:-1].rstrip(".") for prompt, text in examples if prompt.startswith("next"))
-    assert [slip_rate(lesson, 1000, "sort", level) for level in (1, 5)] == pytest.approx([0.3, 0.66])
+    assert [slip_rate(lesson, 1000, "sort", level) for level in (1, 5)] == pytest.approx([0.42, 0.66])
     assert slip_rate(lesson, 999, "sort", 5) == 0.0 and slip_rate(lesson, 0, "shift", 1) == 1.0 and slip_rate(lesson, 1999, "add", 1) == 0.0
 
 
@@ -135,4 +135,4 @@ def test_a_rollout_of_the_task_with_the_embedded_model():
 def test_the_real_one_leaves_room_for_every_method():
     task, policy = letters("letters"), tiny(show=False)
     result = task.evaluate(policy, 300, 8, Sampling(max_actions=16), seed=0)
-    assert 0.25 < result["accuracy"] < 0.5 and 0.6 < result["pass@8"] < 0.9 and result["accuracy/shift"] == 0.0
+    assert 0.25 < result["accuracy"] < 0.5 and 0.5 < result["pass@8"] < 0.8 and result["accuracy/shift"] == 0.0

@@ -26,7 +26,7 @@ from quatrain.tasks.letters.kind import Kind, below
 from quatrain.tasks.letters.words import count, reverse, shift, sort
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (add, scratch, chain, countdown, sort, reverse, count, shift)}
-MIXED = ("chain", "chain", "sort", "reverse", "countdown", "shift")  # chains twice: they are where credit matters
+MIXED = ("chain", "chain", "sort", "sort", "reverse", "reverse", "countdown", "shift")  # weighted so that a base has room
 SPLITS = ("train", "heldout")
 HELDOUT_ONE_IN = 5
 
