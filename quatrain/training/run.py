@@ -102,13 +102,19 @@ def execute(plan: Plan) -> Run:
 
 def write_report(folder: Path, recipe: Recipe, state: State) -> Path:
     """The run's HTML page, with the coefficient picture of its recipe."""
-    from quatrain.reports.coefficients import write_coefficients
     from quatrain.reports.run import run_report
+
+    write_picture(folder, recipe, state)
+    return run_report(folder)
+
+
+def write_picture(folder: Path, recipe: Recipe, state: State) -> None:
+    """What multiplies each action's gradient: by the ratio, and in an answer that was sampled."""
+    from quatrain.reports.coefficients import write_coefficients
     from quatrain.training.picture import ratio_curves, sampled_strip
 
     tokens, strips = sampled_strip(recipe, state)
     write_coefficients(folder, ratio_curves(recipe), tokens, strips)
-    return run_report(folder)
 
 
 def assemble(plan: Plan, task: Any) -> tuple[Recipe, State]:
