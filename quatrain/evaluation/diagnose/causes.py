@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 from quatrain.errors import QuatrainError
-from quatrain.estimator import Objective, Term
+from quatrain.estimator import NonFiniteError, Objective, Term
 from quatrain.evaluation.diagnose.judge import PLAIN, Judgement, Setting, judge
 from quatrain.evaluation.diagnose.problems import Problem
 from quatrain.training.describe import expression
@@ -16,12 +16,12 @@ from quatrain.training.steps import Fit
 
 @dataclass(frozen=True)
 class Cause:
-    """A part, what it is and what it was switched back to, and the judgement after that."""
+    """A part, what it is and what it was switched back to, and the judgement after that: None if the mixture has no finite gradient."""
 
     part: str
     ours: str
     theirs: str
-    after: Judgement
+    after: Judgement | None
 
 
 def switched(recipe: Recipe, beside: Recipe) -> Iterator[tuple[str, str, str, Recipe]]:
@@ -41,10 +41,14 @@ def switched(recipe: Recipe, beside: Recipe) -> Iterator[tuple[str, str, str, Re
 
 def causes(recipe: Recipe, beside: Recipe, problem: Problem, setting: Setting = PLAIN, **budget: int) -> list[Cause]:
     """Every part that differs, switched back alone. The targets are those of the changed recipe."""
-    return [
-        Cause(part, ours, theirs, judge(changed, problem, setting, name=f"{recipe.name} − {part}", **budget))
-        for part, ours, theirs, changed in switched(recipe, beside)
-    ]
+    found = []
+    for part, ours, theirs, changed in switched(recipe, beside):
+        try:
+            after = judge(changed, problem, setting, name=f"{recipe.name} − {part}", **budget)
+        except NonFiniteError:  # the part cannot stand in this recipe: a z-score of demonstrations, which have no reward
+            after = None
+        found.append(Cause(part, ours, theirs, after))
+    return found
 
 
 def _fit(recipe: Recipe) -> Fit:

@@ -67,11 +67,15 @@ def _all(recipe: Recipe, problems: tuple[Problem, ...], seed: int) -> Iterator[F
                 for check in CHECKS:
                     yield from check(subject, batch, where)
             except NonFiniteError as error:
-                yield Finding("not finite", f"{where}: {error.what}", "such an update is skipped, and its batch is lost", str(error.fix))
+                yield _not_finite(error, where)
     for setting in (Setting(), Setting(temperature=0.7, top_p=0.9)):
         for problem in (bandit((0.85, 0.4)), turns()):
             subject = make_subject(recipe, setting.scene(problem, recipe))
-            found = judge_subject(subject, setting, seed, sampled=1200)
+            try:
+                found = judge_subject(subject, setting, seed, sampled=1200)
+            except NonFiniteError as error:
+                yield _not_finite(error, problem.name)
+                continue
             yield from direction(subject, found)
             yield from promise(subject, found)
 
@@ -111,21 +115,27 @@ def scored(subject: Subject, batch: Batch, where: str) -> Iterator[Finding]:
 
 
 def ratio(subject: Subject, batch: Batch, where: str) -> Iterator[Finding]:
-    """Before the first update the ratio of the current to the sampling policy is 1 on every action."""
-    if not _fresh(subject):
-        return
+    """Before the first update the ratio of the current to the sampling policy is 1 on every action; later it is not upside down."""
     terms = _estimate(subject, batch)
     for name, term in subject.fit.loss.terms.items():
         read = set(getattr(term.denominator, "needs", ()))
-        if not read <= {"current_logp", "old_logp", "behaviour_logp"}:
+        if not read or not read <= {"current_logp", "old_logp", "behaviour_logp"}:
             continue
-        off = torch.where(terms[name].where, terms[name].log_ratio, 0.0).abs().max()
-        if not float(off) <= CLOSE:
+        log_ratio = torch.where(terms[name].where, terms[name].log_ratio, 0.0)
+        off = float(log_ratio.abs().max())
+        if _fresh(subject) and not off <= CLOSE:
             yield Finding(
                 "ratio",
-                f"the ratio of term {name!r} is up to {math.exp(min(700.0, float(off))):.4g} before the first update ({where})",
+                f"the ratio of term {name!r} is up to {math.exp(min(700.0, off)):.4g} before the first update ({where})",
                 "importance weights and clipping act on a difference that is not there",
                 "score and sample under the same temperature, support, weights and positions",
+            )
+        elif not _fresh(subject) and "current_logp" in read and float((log_ratio * _moved(subject, batch)).sum()) < 0:
+            yield Finding(
+                "ratio upside down",
+                f"the ratio of term {name!r} falls where the current policy became likelier than the one that sampled ({where})",
+                "old data is weighed the wrong way round, more so with every update",
+                "the current policy is the numerator: Ratio('current', 'old')",
             )
 
 
@@ -186,7 +196,7 @@ def micro_batching(subject: Subject, batch: Batch, where: str) -> Iterator[Findi
             size = float(found.norm() / wanted.norm().clamp(min=1e-300))
             yield Finding(
                 "micro-batches",
-                f"the gradient is {size:.4g} times the objective's, cut into parts of {'everything' if tokens == WHOLE else tokens} ({where})",
+                f"the gradient is {size:.4g} times the objective's, computed {'whole' if tokens == WHOLE else 'in parts'} ({where})",
                 "the step then depends on memory or on the number of processes",
                 "normalise on the whole batch of an update, then add up the parts",
             )
@@ -218,7 +228,7 @@ def direction(subject: Subject, found: Judgement) -> Iterator[Finding]:
                 "training makes it worse",
                 "the sign of the advantage, or rewards that belong to other rows",
             )
-        elif abs(judged.scale) <= max(unsure, 1e-7) and _size(judged) <= max(unsure, 1e-7):
+        elif isinstance(subject.fit.loss.terms[name].weight, (int, float)) and _size(judged) <= max(unsure, 1e-7):  # a gate may be shut
             yield Finding(
                 "no signal",
                 f"the mean gradient of term {name!r} is zero; that of its target ({target}) is not, on {found.problem}",
@@ -265,6 +275,22 @@ def _own(subject: Subject, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         own = ~batch["place"].isnan()
     outcome = batch["outcome"][own].long()
     return own, outcome, subject.scene.problem.outcomes.mask[outcome]
+
+
+def _moved(subject: Subject, batch: Batch) -> Tensor:
+    """[N, T] true log-ratio of the current to the sampling policy; 0 where it is not defined."""
+    own, outcome, mask = _own(subject, batch)
+    scene = subject.scene
+    now, then = (action_logp(scene.problem, table, scene.sampling)[outcome] for table in (scene.table, scene.older))
+    moved = torch.zeros(batch.shape, dtype=torch.float64)
+    moved[own] = torch.where(mask, now - then, 0.0).nan_to_num(0.0, 0.0, 0.0)
+    return moved
+
+
+def _not_finite(error: NonFiniteError, where: str) -> Finding:
+    return Finding(
+        "not finite", f"{error.what}: {error.given} ({where})", "such an update is skipped, and its batch is lost", str(error.fix)
+    )
 
 
 def _gap(found: Tensor, truth: Tensor, where: Tensor) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quatrain.evaluation.diagnose.judge import Against, Judgement
-from quatrain.evaluation.diagnose.study import STALE, Diagnosis
-from quatrain.reports.table import Estimate
+from quatrain.evaluation.diagnose.judge import STEP, Against, Judgement
+from quatrain.evaluation.diagnose.study import STALE, Caused, Diagnosis, Sweep
 
 
 class Part(NamedTuple):
@@ -26,7 +27,7 @@ def parts(diagnosis: Diagnosis) -> Iterator[Part]:
     yield Part(
         "Against the exact gradient",
         "bias: |E ĝ − g|/|g|; scale: what g is multiplied by; cosine between E ĝ and g; noise: relative variance × sampled tokens; "
-        "signal: squared signal-to-noise along g per sampled token.",
+        "signal: squared signal-to-noise along g per sampled token; variance: trace of Cov ĝ for one batch.",
         [_row(found) for found in diagnosis.judged],
     )
     several = [found for found in diagnosis.judged if len(found.terms) > 1]
@@ -41,16 +42,14 @@ def parts(diagnosis: Diagnosis) -> Iterator[Part]:
             ],
         )
     for sweep in diagnosis.sweeps:
-        yield Part(f"Along the {sweep.name}", f"On {diagnosis.swept_on}: cosine, bias and signal per token.", list(_swept(sweep)))
+        yield Part(
+            f"Along the {sweep.name}",
+            f"On {diagnosis.swept_on}. An update is a step of length {STEP:g} up the exact gradient.",
+            list(_swept(sweep)),
+        )
     for name, caused in diagnosis.causes.items():
-        before = next(found for found in diagnosis.judged if found.recipe == name and found.problem == diagnosis.swept_on)
-        rows = [{"part": "(as it is)", "from": "", "to": "", **_numbers(before.main), "signal": before.signal}]
-        for one in caused:
-            after, stale = one.fresh.after, one.stale.after
-            row = {"part": one.fresh.part, "from": _flat(one.fresh.ours), "to": _flat(one.fresh.theirs), **_numbers(after.main)}
-            rows.append({**row, "signal": after.signal, f"cosine, {STALE} updates old": stale.main.cosine})
         note = f"One part at a time switched to that of {diagnosis.beside}, on {diagnosis.swept_on}."
-        yield Part(f"What causes what in {name}", note, rows)
+        yield Part(f"What causes what in {name}", note, [_caused(one) for one in caused])
     faults = [
         {"recipe": name, "fault": finding.kind, "seen": finding.seen, "why": finding.why, "to do": finding.fix}
         for name, row in diagnosis.found.items()
@@ -65,8 +64,8 @@ def parts(diagnosis: Diagnosis) -> Iterator[Part]:
             {
                 "about": fact.about,
                 "fact": fact.statement,
-                "predicted": fact.predicted,
-                "measured": fact.measured,
+                "predicted": _text(fact.predicted),
+                "measured": _text(fact.measured),
                 "": "holds" if fact.holds else "FAILS",
             }
             for fact in diagnosis.facts
@@ -76,8 +75,6 @@ def parts(diagnosis: Diagnosis) -> Iterator[Part]:
 
 def write_page(diagnosis: Diagnosis, path: Path) -> Path:
     """One self-contained HTML page: the tables, curves along the settings, the picture of the coefficients."""
-    import html
-
     from quatrain.reports.coefficients import ratio_curve_plot
     from quatrain.reports.html import Section, Tile, write_report
     from quatrain.reports.plots import inline_svg
@@ -124,22 +121,44 @@ def coefficient_curves(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def _row(found: Judgement) -> dict[str, Any]:
     row = {"recipe": found.recipe, "problem": found.problem, "draws": found.draws, **_numbers(found.main)}
-    return {**row, "noise": found.noise, "signal": found.signal, "how": found.how if found.total else f"{found.how}; policy term only"}
+    how = found.how if found.total else f"{found.how}; policy term only"
+    return {**row, "variance": _text(found.variance, 5), "noise": _text(found.noise, 1), "signal": _text(found.signal, 5), "how": how}
 
 
 def _numbers(judged: Against) -> dict[str, Any]:
-    bias = Estimate.around(judged.bias, 1.96 * judged.error) if judged.error else judged.bias
-    return {"bias": bias, "scale": judged.scale, "cosine": judged.cosine}
+    bias = _text(judged.bias) + (f" ± {1.96 * judged.error:.4f}" if judged.error else "")
+    return {"bias": bias, "scale": _text(judged.scale), "cosine": _text(judged.cosine)}
 
 
-def _swept(sweep: Any) -> Iterator[dict[str, Any]]:
+def _caused(one: Caused) -> dict[str, Any]:
+    after = one.fresh.after
+    row = {"part": one.fresh.part, "from": _flat(one.fresh.ours), "to": _flat(one.fresh.theirs)}
+    if after is None or one.stale.after is None:
+        return {**row, "bias": "not finite: the part cannot stand here"}
+    row |= _numbers(after.main)
+    return {**row, "signal": _text(after.signal, 5), f"cosine, {STALE} updates old": _text(one.stale.after.main.cosine)}
+
+
+def _swept(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    looks = (
+        ("cosine", lambda found: _text(found.main.cosine)),
+        ("bias", lambda found: _text(found.main.bias)),
+        ("scale", lambda found: _text(found.main.scale)),
+        ("signal", lambda found: _text(found.signal)),
+    )
     for name, row in sweep.judged.items():
-        for label, value in (
-            ("cosine", lambda found: found.main.cosine),
-            ("bias", lambda found: found.main.bias),
-            ("signal", lambda found: found.signal),
-        ):
-            yield {"recipe": name, "": label, **{f"{at:g}": value(found) for at, found in zip(sweep.values, row, strict=True)}}
+        for label, look in looks:
+            yield {"recipe": name, "": label, **{f"{at:g}": look(found) for at, found in zip(sweep.values, row, strict=True)}}
+
+
+def _text(value: float | None, decimals: int = 4) -> str:
+    """A number with fixed decimals, right-aligned by its own width; a dash for what is not defined."""
+    if value is None or math.isnan(value):
+        return "–".rjust(decimals + 2)
+    if math.isinf(value):
+        return ("∞" if value > 0 else "−∞").rjust(decimals + 2)
+    value = 0.0 if abs(value) < 0.5 * 10.0**-decimals else value  # no −0.0000
+    return f"{value:.{decimals}f}".replace("-", "−").rjust(decimals + 3)
 
 
 def _flat(text: str) -> str:

@@ -21,7 +21,7 @@ SWEEPS: dict[str, tuple[str, tuple[float, ...]]] = {
     "group size": ("draws", (2, 4, 8, 16)),
     "updates since sampled": ("staleness", (0, 1, 4, 16)),
     "temperature": ("temperature", (0.7, 1.0, 1.3)),
-    "top-p": ("top_p", (1.0, 0.9, 0.6)),
+    "top-p": ("top_p", (1.0, 0.9, 0.8)),
 }
 STALE = 4  # updates old in the second column of causes
 QUICK = 1000  # batches sampled in a sweep, where enumeration is not feasible
@@ -38,7 +38,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Caused:
-    """A part switched back to the neighbour's, judged on its own samples and on older ones."""
+    """A part switched back to the neighbour's, judged on its own samples and on older ones. The first of a row is the recipe as it is."""
 
     fresh: Cause
     stale: Cause
@@ -74,7 +74,7 @@ class Diagnosis:
             "causes": {
                 name: [
                     {"part": one.fresh.part, "ours": one.fresh.ours, "theirs": one.fresh.theirs}
-                    | {"fresh": one.fresh.after.data(), "stale": one.stale.after.data()}
+                    | {"fresh": one.fresh.after and one.fresh.after.data(), "stale": one.stale.after and one.stale.after.data()}
                     for one in row
                 ]
                 for name, row in self.causes.items()
@@ -125,9 +125,11 @@ def diagnose(
     for name, recipe in recipes.items():
         if beside and beside[0] != name and _has_policy(recipe) and _has_policy(beside[1]):
             progress(f"{name} beside {beside[0]}")
-            pairs = [causes(recipe, beside[1], ground, setting, sampled=QUICK) for setting in (Setting(), Setting(staleness=STALE))]
-            caused[name] = tuple(Caused(fresh, stale) for fresh, stale in zip(*pairs, strict=True))
-            look(name, ground, Setting())
+            both = []
+            for setting in (Setting(), Setting(staleness=STALE)):
+                here = Cause("(as it is)", "", "", look(name, ground, setting))
+                both.append([here, *causes(recipe, beside[1], ground, setting, sampled=QUICK)])
+            caused[name] = tuple(Caused(fresh, stale) for fresh, stale in zip(*both, strict=True))
     found = {}
     for name, recipe in recipes.items():
         progress(f"faults of {name}")

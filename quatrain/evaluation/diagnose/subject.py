@@ -186,16 +186,16 @@ class Subject:
 
     # -- what it claims --------------------------------------------------------------------------------------------
     def term_targets(self) -> dict[str, Target]:
-        """Term → what it claims to ascend, read off its parts."""
-        return {name: target_of(term, self.kind == "demonstrations") for name, term in self.fit.loss.terms.items()}
+        """Term → what it claims to ascend: read off its parts, its sign and weight as the recipe declares them, if it does."""
+        declared = {target.name: target.weight for target in parse_target(self.recipe.target)}
+        inferred = {name: target_of(term, self.kind == "demonstrations") for name, term in self.fit.loss.terms.items()}
+        return {name: replace(target, weight=declared.get(target.name, target.weight)) for name, target in inferred.items()}
 
     def targets(self) -> list[Target]:
-        """What the recipe claims to ascend: what it declares, else the sum over its terms; weights of the same name are its own."""
+        """What the recipe as a whole claims to ascend: what it declares, else the sum over its terms."""
         inferred = list(self.term_targets().values())
-        if not self.recipe.target:
-            return inferred
         options = {target.name: target.options for target in inferred}
-        return [replace(target, options=options.get(target.name, {})) for target in parse_target(self.recipe.target)]
+        return [replace(target, options=options.get(target.name, {})) for target in parse_target(self.recipe.target)] or inferred
 
 
 def make_subject(recipe: Recipe, scene: Scene, draws: int | None = None) -> Subject:

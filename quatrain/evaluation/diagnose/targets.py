@@ -136,7 +136,7 @@ def target_of(term: Term, from_demonstrations: bool = False) -> Target:
     if isinstance(term.likelihood, Entropy):
         return Target("entropy", weight * (term.advantage.value if isinstance(term.advantage, Constant) else 1.0))
     if isinstance(term.advantage, KL):
-        return Target("kl", -weight, {"to": term.advantage.to})
+        return Target("kl", -abs(weight), {"to": term.advantage.to})  # a penalty, unless the recipe declares otherwise
     if isinstance(term.advantage, PairLogistic):
         return Target("preference", weight, {"beta": term.advantage.beta, "reference": term.advantage.reference})
     if term.where is demonstrations or (term.advantage is one and from_demonstrations):
