@@ -233,11 +233,9 @@ class Objective:
             return policy.score(batch, sorted(read, key=repr), others=others)
 
     def loss(self, policy: Policy, batch: Batch, others: Mapping[str, Policy]) -> tuple[Tensor, dict[str, Measure]]:
-        """(loss with gradient, measures) on rows of a finalised batch. The entropy is always measured."""
-        wanted = list(dict.fromkeys([*self.statistics(), Entropy()]))
-        statistics = policy.score(batch, wanted, others=others)
-        estimate = self.estimate(batch, statistics)
-        return estimate.loss, estimate.measures() | {"entropy": _mean(statistics[Entropy()], batch.mask)}
+        """(loss with gradient, measures) on rows of a finalised batch."""
+        estimate = self.estimate(batch, policy.score(batch, self.statistics(), others=others))
+        return estimate.loss, estimate.measures()
 
 
 def _part(name: str, term: Term, part: str, batch: Batch) -> Tensor:

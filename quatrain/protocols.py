@@ -107,6 +107,7 @@ class Task(Protocol):
 
     name: str
     provides: frozenset[str]  # names of columns and rows in what ``rollout`` returns
+    has: frozenset[str]  # what it holds besides problems: "demonstrations", "pairs"
 
     def starts(self, split: str, cursor: int, count: int) -> Sequence[Any]:
         """``count`` starts from position ``cursor`` of an endless (shuffled, repeated) sequence of the split."""

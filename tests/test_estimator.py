@@ -18,8 +18,8 @@ from quatrain.parts.denominators import Ratio
 from quatrain.parts.gates import Solved
 from quatrain.parts.likelihoods import Divergence, Entropy, LogProb
 from quatrain.parts.needs import needs
-from quatrain.parts.selections import every_action, rollouts
-from tests.toy import TabularPolicy, assert_same, case, plain_logp
+from quatrain.parts.selections import rollouts
+from tests.toy import TabularPolicy, assert_same, plain_logp
 
 LOGP, ENTROPY = LogProb(), Entropy()
 
@@ -175,17 +175,6 @@ def test_an_unselected_action_of_probability_zero_is_harmless():
     estimate = Objective({"policy": Term(where=lambda batch: torch.tensor([[True, False], [True, True]]))})(tiny(), {LOGP: logp})
     estimate.loss.backward()
     assert logp.grad.tolist() == [[-0.5, 0.0], [-0.5, 0.0]]
-
-
-# -- as the loss of a Fit ----------------------------------------------------------------------------------------------
-def test_the_entropy_is_always_measured():
-    here = case()
-    objective = Objective({"policy": Term(where=every_action)})
-    batch = objective.finalise(objective.prepare(here.batch))
-    loss, measures = objective.loss(here.policy, batch, {})
-    total, count = measures["entropy"]
-    p = here.policy.table.softmax(-1)[here.batch["state"]][here.batch.mask]
-    assert float(total / count) == pytest.approx(float(-(p * p.log()).sum(-1).mean().detach())) and loss.requires_grad
 
 
 # -- KL penalties, exactly ---------------------------------------------------------------------------------------------

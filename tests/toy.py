@@ -200,6 +200,7 @@ class ToyTask:
     reward: Callable[[Tensor, int], float] | None = None
     name: str = "toy"
     provides = frozenset({"reward", "state"})
+    has = frozenset({"demonstrations", "pairs"})
 
     def policy(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> TabularPolicy:
         g = torch.Generator().manual_seed(seed)

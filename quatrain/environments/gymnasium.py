@@ -57,6 +57,8 @@ class GymTask:
         )
     )
 
+    has: frozenset[str] = frozenset()  # neither demonstrations nor preference pairs
+
     def __init__(self, env_id: str, copies: int = 16, seed: int = 0, options: Mapping[str, Any] | None = None):
         if copies < 1 or not 0 <= seed < 2**29:
             raise QuatrainError(

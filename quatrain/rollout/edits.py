@@ -10,6 +10,7 @@ import torch
 from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
 from quatrain.knobs import Knob
+from quatrain.rollout.sources import require
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class AddDemonstrations:
     """Add the demonstration of every start of the batch, where it has one, as a row of the same prompt."""
 
     needs = ("prompt",)
+
+    def check(self, task: Any) -> None:
+        require(task, "demonstrations")
 
     def __call__(self, state: Any, batch: Batch) -> Batch:
         starts = list({int(key): start for key, start in zip(batch["prompt"], batch.notes["start"], strict=True)}.values())

@@ -14,7 +14,7 @@ from quatrain.errors import QuatrainError
 from quatrain.knobs import Knob
 from quatrain.protocols import Sampling
 
-SAMPLED = {"behaviour_logp", "old_logp", "terminated", "truncated", "version", "origin", "present", "prompt", "seed"}
+SAMPLED = {"behaviour_logp", "old_logp", "terminated", "truncated", "version", "origin", "prompt"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Demonstrations:
     prompts: int | Knob = Knob("prompts", 32)
 
     def provides(self, task: Any) -> set[str]:
-        return {"origin", "present", "prompt"}
+        require(task, "demonstrations")
+        return {"origin", "prompt"}
 
     def __call__(self, state: Any) -> Batch:
         batch = state.task.demonstrations(state.models["policy"], state.next_starts(self.prompts))
@@ -90,12 +91,25 @@ class Pairs:
     prompts: int | Knob = Knob("prompts", 32)
 
     def provides(self, task: Any) -> set[str]:
-        return {"origin", "present", "prompt", "pair", "preference"}
+        require(task, "pairs")
+        return {"origin", "prompt", "pair", "preference"}
 
     def __call__(self, state: Any) -> Batch:
         batch = state.task.pairs(state.models["policy"], state.next_starts(self.prompts))
         state.spent["pairs"] += len(batch) // 2
         return batch
+
+
+def require(task: Any, what: str) -> None:
+    """Refuse a task that does not hold ``demonstrations`` or ``pairs``."""
+    if what not in task.has:
+        columns = "a column of worked solutions" if what == "demonstrations" else "columns of chosen and rejected completions"
+        raise QuatrainError(
+            f"this recipe learns from {what}, and the task has none",
+            given=task.name,
+            expected=columns,
+            fix="another task, or a recipe that explores",
+        )
 
 
 def mixed_rewards(batch: Batch, by: str = "prompt") -> Tensor:
@@ -150,5 +164,7 @@ def charge(state: Any, batch: Batch) -> None:
     if "episode_return" in batch:  # a row may hold several episodes, or a part of one
         reward = batch["episode_return"][~batch["episode_return"].isnan()].double()
     state.measure({"reward": (reward.sum(), len(reward))})
+    surprise = torch.where(batch.mask, batch["behaviour_logp"], 0.0).double()  # its mean is an unbiased estimate of the entropy
+    state.measure({"entropy": (-surprise.sum(), actions)})
     if len(batch["prompt"].unique()) < len(batch):
         state.measure({"groups/no_signal": ((~mixed_rewards(batch)).sum(), len(batch))})

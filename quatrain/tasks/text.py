@@ -53,6 +53,18 @@ class TextTask:
         self._orders: dict[tuple[str, int], list[int]] = {}
 
     @property
+    def has(self) -> frozenset[str]:
+        """What its first training items hold besides problems: ``demonstrations``, ``pairs``."""
+        held = {"demonstrations": "solution", "pairs": "rejected"}
+        return frozenset(name for name, field in held.items() if not self._never(field))
+
+    def check(self, policy: Policy) -> None:
+        """Encode the first training items, so that a prompt the policy cannot read is refused before anything runs."""
+        size = self.size("train")
+        for item in self.starts("train", 0, 4 if size is None else min(4, size)):
+            policy.encode(item.prompt)
+
+    @property
     def judged(self) -> bool:
         """Whether completions can be rewarded; demonstrations and pairs need no reward."""
         return getattr(self.reward, "judges", True)

@@ -8,6 +8,7 @@ import torch
 
 from quatrain.batch import Batch
 from quatrain.knobs import Knob
+from quatrain.models.critics import value_columns
 from quatrain.parts.likelihoods import LogProb
 from quatrain.training.batching import scored
 from quatrain.training.state import State
@@ -42,6 +43,7 @@ class Values:
     """``value`` and ``next_value`` [N, T]: a critic's values before and after each action, no gradient."""
 
     model: str = "critic"
+    micro_tokens: int | Knob = Knob("micro_tokens", 16384)
     provides = ("value", "next_value")
 
     @property
@@ -50,5 +52,5 @@ class Values:
 
     @torch.no_grad()
     def __call__(self, state: State, batch: Batch) -> Batch:
-        values = state.models[self.model].values(batch)
-        return batch.with_columns(value=values[:, :-1], next_value=values[:, 1:])
+        critic = state.models[self.model]
+        return batch.with_columns(**scored(batch, lambda part: value_columns(critic, part), self.micro_tokens))

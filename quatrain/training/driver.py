@@ -48,6 +48,8 @@ def run(
             state.stage, state.round = state.stage + 1, 0
             continue
         began = perf_counter()
+        for step in stage.begin if state.round == 0 else ():
+            step(state)
         executor(stage, state)
         state.round, state.step = state.round + 1, state.step + 1
         state.spend_seconds("round", began)

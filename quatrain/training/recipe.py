@@ -9,17 +9,18 @@ from typing import Any
 from quatrain.errors import QuatrainError, nearest
 from quatrain.estimator import Objective, Term
 from quatrain.knobs import Knob, check_known, defaults
-from quatrain.training.selves import ModelSpec
-from quatrain.training.steps import Collect, Fit
+from quatrain.training.selves import Frozen, ModelSpec
+from quatrain.training.steps import Collect, Fit, Sync
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps repeated for ``rounds``."""
+    """Steps repeated for ``rounds``; ``begin`` are steps done once, when the stage begins."""
 
     steps: tuple[Any, ...]
     rounds: int | Knob = Knob("steps", 200)
     name: str = ""
+    begin: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,20 @@ class Recipe:
     def then(self, other: Recipe) -> Recipe:
         """This recipe's stages, then the other's: ``sft().then(grpo())``. Knobs of the same name are shared.
 
-        Stages without a name get that of their recipe. Raises QuatrainError if both name a model that comes about differently.
+        Stages without a name get that of their recipe; frozen copies are taken anew when the
+        other's first stage begins.
+
+        Raises QuatrainError if both name a model that comes about differently.
         """
         for name in set(self.models) & set(other.models):
             if self.models[name] != other.models[name]:
                 raise QuatrainError("two recipes make one model differently", given=f"{name}: {self.models[name]} and {other.models[name]}")
+        first, *rest = other.stages
+        copies = tuple(Sync(spec.of, name) for name, spec in other.models.items() if isinstance(spec, Frozen))
+        after = replace(other, stages=(replace(first, begin=(*first.begin, *copies)), *rest))
         return replace(
             self,
-            stages=tuple(replace(stage, name=stage.name or part.name) for part in (self, other) for stage in part.stages),
+            stages=tuple(replace(stage, name=stage.name or part.name) for part in (self, after) for stage in part.stages),
             models={**self.models, **other.models},
             controllers=self.controllers + other.controllers,
         )
@@ -130,5 +137,5 @@ class Recipe:
         models = {"policy", *self.models}
         for stage in self.stages:
             stores: dict[str, set[str]] = {}
-            for step in stage.steps:
+            for step in (*stage.begin, *stage.steps):
                 step.check(task, models, stores)

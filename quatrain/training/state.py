@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from quatrain.batch import Batch
+from quatrain.errors import QuatrainError
 from quatrain.estimator import Measure
 from quatrain.protocols import Task
 
@@ -111,7 +112,12 @@ class State:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``; models are already built, their weights are replaced."""
         for name, saved in state["models"].items():
-            self.models[name].module.load_state_dict(saved["weights"], strict=False)
+            if differing := set(_weights(self.models[name])) ^ set(saved["weights"]):
+                told = ", ".join(sorted(differing)[:3])
+                raise QuatrainError(
+                    f"the checkpoint is of another {name}", given=f"weights that only one has: {told}", fix="resume with the same model"
+                )
+            self.models[name].module.load_state_dict(saved["weights"], strict=False)  # tied weights are in it once
             self.models[name].version = saved["version"]
         if hasattr(self.task, "load_state_dict"):
             self.task.load_state_dict(state["task"])

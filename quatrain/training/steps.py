@@ -60,6 +60,8 @@ class Collect:
     def check(self, task: Any, models: set[str], stores: dict[str, set[str]]) -> None:
         provided = set(self.source.provides(task))
         for edit in self.edits:
+            if hasattr(edit, "check"):
+                edit.check(task)
             for name in needs_of(edit):
                 if name not in provided:
                     raise missing(name, provided, repr(edit))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from quatrain.errors import QuatrainError
 from quatrain.estimator import Objective, Term
@@ -11,10 +12,12 @@ from quatrain.parts.advantages import GroupRelative, LeaveOneOut
 from quatrain.parts.bounds import Clip
 from quatrain.recipes.registry import REGISTRY, entries, find, make, recipe
 from quatrain.rollout.sources import Demonstrations, OnPolicy
+from quatrain.training.driver import build, run
 from quatrain.training.recipe import Recipe, Stage
 from quatrain.training.rules import AdamW
 from quatrain.training.selves import Critic, Frozen, Given
-from quatrain.training.steps import Collect, Fit
+from quatrain.training.state import State
+from quatrain.training.steps import Collect, Fit, Sync
 from tests.toy import ToyTask
 
 
@@ -173,3 +176,20 @@ def test_a_recipe_that_changes_one_part_is_a_function_of_a_few_lines():
         assert built.name == "test-half" and built.summary == "GRPO at half weight." and terms(built)["policy"].weight == 0.25
     finally:
         del REGISTRY["test-half"]
+
+
+def test_a_joined_recipe_takes_its_frozen_copy_when_its_stage_begins():
+    """The KL penalty of sft → grpo is to the model after sft."""
+    recipe = make("sft").then(make("grpo"))
+    assert recipe.stages[0].begin == () and recipe.stages[1].begin == (Sync("policy", "reference"),)
+    task = ToyTask()
+    here = State(task, {"policy": task.policy()}, knobs={"lr": 0.1, "steps": 1, "prompts": 4, "max_actions": 3})
+    seen = []
+    build(recipe, here, {})
+    run(
+        recipe,
+        here,
+        after=lambda state, metrics: seen.append((state.models["policy"].table.clone(), state.models["reference"].table.clone())),
+    )
+    (after_sft, before), (_, reference) = seen
+    assert torch.equal(reference, after_sft) and not torch.equal(before, after_sft)

@@ -252,5 +252,5 @@ def test_a_recipe_that_needs_a_teacher_says_so(tmp_path: Path):
 
 
 def test_demonstrations_where_there_are_none(tmp_path: Path):
-    with pytest.raises(QuatrainError, match="no demonstrations"):
+    with pytest.raises(QuatrainError, match="learns from demonstrations"):
         quatrain.train("sft", task=GymTask("CartPole-v1", copies=2), out=str(tmp_path), **QUIET)
