@@ -14,6 +14,7 @@ _HOMES = {
     "quatrain.batch": ("Batch", "Origin"),
     "quatrain.errors": ("QuatrainError",),
     "quatrain.estimator": ("Estimate", "Objective", "Term"),
+    "quatrain.experiments.compare": ("compare",),
     "quatrain.knobs": ("Knob",),
     "quatrain.recipes.registry": ("entries", "make", "recipe"),
     "quatrain.training.describe": ("eject", "explain"),

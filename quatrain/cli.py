@@ -52,6 +52,31 @@ def evaluate(model: Annotated[str, typer.Argument(help="a model directory, a run
 
 
 @app.command()
+def compare(
+    arms: Annotated[list[str], typer.Argument(metavar="NAME[:KEY=VALUE,…]… [KEY=VALUE…]", help="arms, then keys for all of them")],
+) -> None:
+    """Same weights, items, seeds and budget for every arm: quatrain compare grpo gspo:minibatches=8 task=letters seeds=5 steps=100."""
+    from quatrain.experiments.compare import compare as run
+    from quatrain.training.settings import split_pairs
+
+    names = [text for text in arms if "=" not in text.partition(":")[0] and not text.endswith((".yaml", ".yml"))]
+    found = run(names, **split_pairs(text for text in arms if text not in names))
+    for arm, seed, message in found.failures:
+        typer.echo(f"{arm}, seed {seed}, failed: {message}", err=True)
+    if any(found.runs.values()):
+        _show(found.rows())
+        _show(found.spent())
+        typer.echo(found.note())
+    typer.echo(f"numbers {found.folder / 'numbers.jsonl'}")
+    if found.report:
+        typer.echo(f"report  {found.report}")
+    if found.interrupted:
+        typer.echo("interrupted; the same command continues")
+    if found.interrupted or found.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def systems(
     pattern: Annotated[str, typer.Argument(help="a glob over names")] = "*",
     family: Annotated[str | None, typer.Option(help="only this family")] = None,
@@ -184,7 +209,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="of the three runs")] = 0,
 ) -> None:
     """Base, SFT, GRPO and HPT side by side on the embedded default, in about three minutes on two CPU cores."""
-    from quatrain.reports.demo import run_demo
+    from quatrain.experiments.demo import run_demo
 
     typer.echo(f"report  {run_demo(out, seed)}")
 

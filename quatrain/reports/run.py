@@ -91,34 +91,40 @@ def run_report(run_folder: str | Path, path: str | Path | None = None) -> Path:
 
 
 def comparison_report(
-    folders: Sequence[str | Path],
+    folders: Sequence[str | Path] | Mapping[str, Sequence[str | Path]],
     path: str | Path,
     *,
     title: str = "Comparison",
     rows: Sequence[Mapping[str, Any]] | None = None,
     best: Mapping[str, str] | None = None,
     note: str = "",
+    more: str = "",
 ) -> Path:
     """Build one page for several runs. Runs of one name are seeds of one arm: curves get bands, numbers get intervals.
 
+    folders     of the runs, or arm → folders of its seeds, where the runs' own names do not tell the arms apart.
+
     rows, best  the summary table where the caller measured it itself (see ``reports.table``); None makes it from the metrics.
-    note        a sentence under the table.
+    note        a sentence under the table; more: HTML that stands beneath it.
     Raises QuatrainError for no folders or a folder without metrics.
     """
     if not folders:
         raise QuatrainError("there is nothing to compare", given="no run folders", expected="at least one")
     arms: dict[str, list[Run]] = {}
-    for folder in folders:
-        run = read_run(folder)
-        arms.setdefault(run.name, []).append(run)
+    if isinstance(folders, Mapping):
+        arms |= {name: [read_run(folder) for folder in own] for name, own in folders.items()}
+    else:
+        for folder in folders:
+            run = read_run(folder)
+            arms.setdefault(run.name, []).append(run)
     by_update = {name: _over_seeds(runs) for name, runs in arms.items()}
     names = dict.fromkeys(metric for curves in by_update.values() for metric in curves)
-    by_arm = {metric: {arm: curves[metric] for arm, curves in by_update.items() if metric in curves} for metric in names}
+    by_arm = {metric: {arm: curves.get(metric, _ABSENT) for arm, curves in by_update.items()} for metric in names}
     summary = rows if rows is not None else [{"arm": name, **_arm_row(runs)} for name, runs in arms.items()]
     several = any(len(runs) > 1 for runs in arms.values())
     remark = " ".join(part for part in (note, "" if rows is not None else _ENDS_NOTE_ARMS, _SEEDS_NOTE if several else "") if part)
     sections = [
-        html.Section("Results", html.table(summary, best=best) + (html.note(remark) if remark else "")),
+        html.Section("Results", html.table(summary, best=best) + (html.note(remark) if remark else "") + more),
         html.Section("Learning curves", _arm_plots(by_arm, _by_tokens(arms))),
         html.Section(
             "Sampled answers",
@@ -143,6 +149,8 @@ def comparison_report(
         subtitle=f"{_count(len(arms), 'arm')} · {_count(count, 'run')} · {_shared(arms, 'task')}{_shared(arms, 'model')}".rstrip(" ·"),
     )
 
+
+_ABSENT = (np.zeros(0), np.zeros((1, 0)))  # a curve of no points keeps its arm's colour free
 
 _ENDS_NOTE = (
     "First and last: accuracies and counts are single evaluations; other metrics are means over the first and last tenth of the updates."
@@ -305,11 +313,14 @@ def _arm_coefficients(arms: Mapping[str, Sequence[Run]]) -> str:
     )
 
 
+OWN = ("out", "resume", "seed")  # differ between any two runs and say nothing about their arms
+
+
 def _differences(arms: Mapping[str, Sequence[Run]]) -> str:
     configs = {name: dict(html.flat(_mapping(runs[0].facts.get("config")))) for name, runs in arms.items()}
     names = dict.fromkeys(key for config in configs.values() for key in config)
     rows = [{"key": key, **{arm: config.get(key, "–") for arm, config in configs.items()}} for key in names]
-    rows = [row for row in rows if len({row[arm] for arm in configs}) > 1]
+    rows = [row for row in rows if row["key"] not in OWN and len({row[arm] for arm in configs}) > 1]
     if not any(configs.values()):
         return html.note_empty("The runs did not record their configurations.")
     return html.table(rows, best={}, empty="The arms have the same configuration.") if len(configs) > 1 else ""

@@ -8,8 +8,9 @@ from quatrain.errors import QuatrainError
 from quatrain.protocols import Policy, Task
 from quatrain.training.settings import Settings
 
-
 PASSED = ("prompt", "answer", "solution", "messages", "chosen", "rejected", "heldout", "limit", "seed", "deadline")
+
+TINY = ("auto", "tiny")  # names of the embedded language model, and what stands after a colon
 
 
 def load_run_task(settings: Settings) -> Task:
@@ -35,7 +36,7 @@ def load_policy(name: str, task: Any, settings: Settings) -> Policy:
             given=f"model={name} task={task.name}",
             fix="model=mlp for gym: tasks, a language model for texts",
         )
-    if name == "auto" or name.partition(":")[0] == "tiny":
+    if name.partition(":")[0] in TINY:
         from quatrain.tasks.embedded import tiny
 
         return tiny(name.partition(":")[2] or "base")
