@@ -29,6 +29,7 @@ from quatrain.rollout.sources import OnPolicy
 from quatrain.training.recipe import Recipe
 
 CLOSE = 1e-9
+SURE = 0.5  # a sampled gradient is called zero only if its error is well below its target
 SETTINGS = (Setting(), Setting(temperature=0.7, top_p=0.9), Setting(staleness=4, temperature=0.7))
 
 
@@ -58,7 +59,7 @@ def _all(recipe: Recipe, problems: tuple[Problem, ...], seed: int) -> Iterator[F
     for problem in problems:
         for setting in SETTINGS:
             subject = make_subject(recipe, setting.scene(problem, recipe))
-            index = random_groups(subject, 4, seed)
+            index = random_groups(subject, 4, seed, varied=True)
             if not subject.kept(index).any():
                 continue
             batch = subject.edited(subject.batch(index[subject.kept(index)]))
@@ -228,7 +229,8 @@ def direction(subject: Subject, found: Judgement) -> Iterator[Finding]:
                 "training makes it worse",
                 "the sign of the advantage, or rewards that belong to other rows",
             )
-        elif isinstance(subject.fit.loss.terms[name].weight, (int, float)) and _size(judged) <= max(unsure, 1e-7):  # a gate may be shut
+        gated = not isinstance(subject.fit.loss.terms[name].weight, (int, float))  # a gate may be shut
+        if not gated and unsure < SURE and _size(judged) <= max(unsure, 1e-7):
             yield Finding(
                 "no signal",
                 f"the mean gradient of term {name!r} is zero; that of its target ({target}) is not, on {found.problem}",

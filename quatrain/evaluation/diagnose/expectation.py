@@ -13,8 +13,8 @@ instead, and the result has an error bar. Axes: M units, C classes, G draws, K g
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
@@ -36,7 +36,7 @@ class Moments:
     mean      [D] E[ĝ];  terms  term → [D].
     variance  tr Cov[ĝ].
     tokens    sampled actions per batch, those of thrown-away groups included.
-    error     [D] standard error of ``mean``; None where it is exact.
+    error     [D] standard error of ``mean``; None where it is exact.   errors  the same, term by term.
     count     compositions enumerated, or batches sampled.
     classes   how the enumeration told draws apart.
     """
@@ -48,6 +48,7 @@ class Moments:
     error: Tensor | None
     count: int
     classes: str = ""
+    errors: Mapping[str, Tensor | None] = field(default_factory=dict)
 
     @property
     def how(self) -> str:
@@ -72,14 +73,14 @@ def moments(subject: Subject, seed: int = 0, most: int = MOST, sampled: int = SA
         parts = [(share, units, p, signature(subject, units)) for share, units, p in _questions(subject)]
         if sum(_rows(subject.draws, classes) for _, _, _, classes in parts) > most:
             break
-        if all(_fine_enough(subject, units, p, classes, mode, seed) for _, units, p, classes in parts):
+        if all(_fine_enough(subject, units, classes, mode, seed) for _, units, _, classes in parts):
             return _enumerated(subject, parts, mode, name)
     return _sampled(subject, mode, seed, sampled)
 
 
-def mode_of(subject: Subject, seed: int = 0, count: int = 4) -> str:
+def mode_of(subject: Subject, seed: int = 0, count: int = 8) -> str:
     """How thousands of groups may be computed: TOGETHER if the gradient of several is the mean of theirs; see Subject.gradients."""
-    index = random_groups(subject, count, seed)
+    index = random_groups(subject, count, seed, varied=True)
     index = index[subject.kept(index)]
     if len(index) < 2:
         return TOGETHER
@@ -211,13 +212,13 @@ def _classes(subject: Subject, units: Tensor, also: tuple[str, ...]) -> Tensor:
     return torch.unique(torch.cat(marks, 1).round(decimals=12), dim=0, return_inverse=True)[1]
 
 
-def _fine_enough(subject: Subject, units: Tensor, p: Tensor, classes: Tensor, mode: str, seed: int, count: int = 24) -> bool:
+def _fine_enough(subject: Subject, units: Tensor, classes: Tensor, mode: str, seed: int, count: int = 24) -> bool:
     """On random groups: is what the first draw adds the same when the others are exchanged for members of their classes?"""
     if int(classes.max()) + 1 == len(units):
         return True
     g = torch.Generator().manual_seed(seed + 1)
-    index = torch.multinomial(p, count * subject.draws, True, generator=g).view(count, subject.draws)
-    even = torch.rand(len(units), generator=g, dtype=torch.float64) + 0.1
+    even = _varied(subject, units)
+    index = torch.multinomial(even, count * subject.draws, True, generator=g).view(count, subject.draws)
     swapped = index.clone()
     for c in classes[index[:, 1:]].unique():
         members = (classes == c).nonzero()[:, 0]
@@ -233,18 +234,25 @@ def _fine_enough(subject: Subject, units: Tensor, p: Tensor, classes: Tensor, mo
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------------
-def random_groups(subject: Subject, count: int, seed: int) -> Tensor:
-    """[count, G] random groups."""
+def random_groups(subject: Subject, count: int, seed: int, varied: bool = False) -> Tensor:
+    """[count, G] random groups; ``varied``: every reward as likely as any other, for checks that must not miss what is rare."""
     g = torch.Generator().manual_seed(seed)
     parts = list(_questions(subject))
-    share = torch.tensor([part[0] for part in parts], dtype=torch.float64)
+    share = torch.tensor([1.0 if varied else part[0] for part in parts], dtype=torch.float64)
     chosen = torch.multinomial(share, count, True, generator=g)
     index = torch.zeros(count, subject.draws, dtype=torch.long)
     for number, (_, units, p) in enumerate(parts):
         here = chosen == number
+        p = _varied(subject, units) if varied else p
         drawn = torch.multinomial(p, max(1, int(here.sum())) * subject.draws, True, generator=g)
         index[here] = units[drawn].view(-1, subject.draws)[: int(here.sum())]
     return index
+
+
+def _varied(subject: Subject, units: Tensor) -> Tensor:
+    """[M] a distribution under which every reward and length is as likely as any other."""
+    classes = _classes(subject, units, ("length",))
+    return 1.0 / torch.bincount(classes).double()[classes]
 
 
 def _sampled(subject: Subject, mode: str, seed: int, count: int) -> Moments:
@@ -257,5 +265,6 @@ def _sampled(subject: Subject, mode: str, seed: int, count: int) -> Moments:
     total = sum(each.values())
     n = len(total)
     tokens = float(subject.tokens[index].sum()) / n
-    error = total.std(0) / math.sqrt(n)
-    return Moments(total.mean(0), {term: value.mean(0) for term, value in each.items()}, float(total.var(0).sum()), tokens, error, n)
+    errors = {term: value.std(0) / math.sqrt(n) for term, value in each.items()}
+    means = {term: value.mean(0) for term, value in each.items()}
+    return Moments(total.mean(0), means, float(total.var(0).sum()), tokens, total.std(0) / math.sqrt(n), n, "", errors)

@@ -105,7 +105,7 @@ def judge_subject(subject: Subject, setting: Setting, seed: int = 0, name: str =
     terms = {}
     for term, target in subject.term_targets().items():
         alone = exact_gradient(subject.scene, [target]).flatten()
-        terms[term] = (str(target), against(found.terms[term], alone, None if found.error is None else found.error))
+        terms[term] = (str(target), against(found.terms[term], alone, found.errors.get(term)))
     main = exact if numeric else exact_gradient(subject.scene, [_main(subject)]).flatten()
     signal, noise = signal_of(found, main)
     return Judgement(
