@@ -29,9 +29,10 @@ CHAT = (  # contents alone; a line break between two messages unless the second 
 
 SHARES = {"chain": 8, "sort": 5, "reverse": 6, "countdown": 4, "shift": 1, "add": 1, "scratch": 1, "count": 1}
 SLIPS = {"chain": 0.64, "sort": 0.64, "reverse": 0.64, "countdown": 0.35, "add": 0.6, "scratch": 0.6, "count": 0.6}
+DEFAULTS = {"lr": 5e-4, "prompts": 16, "max_actions": 32}  # knobs that suit a model and answers of this size
 LESSONS: dict[str, dict[str, Any]] = {
     "base": {"shares": SHARES, "slips": SLIPS, "unseen": ("shift",), "proper": 0.7, "examples": 52_000},
-    "strong": {"shares": {**SHARES, "shift": 3}, "examples": 80_000},  # a teacher: properly taught, every kind
+    "strong": {"shares": {**SHARES, "shift": 3}, "examples": 64_000},  # a teacher: properly taught, every kind
 }
 
 
@@ -59,7 +60,9 @@ def tiny(name: str = "base", *, show: bool = True, **changes: Any) -> Any:
     folder = cached(Lesson(**{**LESSONS[name], **changes}), show=show, name=f"tiny:{name}")
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    return CausalLM(model, AutoTokenizer.from_pretrained(folder))
+    policy = CausalLM(model, AutoTokenizer.from_pretrained(folder))
+    policy.defaults = DEFAULTS
+    return policy
 
 
 def cache_folder() -> Path:
