@@ -38,3 +38,10 @@ def test_a_user_reward_in_a_process_of_its_own_is_healthy(tmp_path: Path):
 
 def test_how_many_bugs_of_every_kind_are_planted():
     assert (len(PLANTED), len({kind for kind, *_ in PLANTED.values()}), len(HEALTHY)) == (52, 8, 24)
+
+
+def test_the_documentation_lists_what_is_planted_and_found():
+    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text()
+    assert f"{len(PLANTED)} of {len(PLANTED)} are found" in page and f"{len(HEALTHY) + 1} healthy set-ups" in page
+    for bug, (kind, _, check, _) in PLANTED.items():
+        assert f"| {kind} | {bug} | {check} |" in page
