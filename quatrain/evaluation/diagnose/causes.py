@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 from quatrain.errors import QuatrainError
-from quatrain.estimator import NonFiniteError, Objective, Term
+from quatrain.estimator import Objective, Term
 from quatrain.evaluation.diagnose.judge import PLAIN, Judgement, Setting, judge
 from quatrain.evaluation.diagnose.problems import Problem
 from quatrain.training.describe import expression
@@ -16,12 +16,13 @@ from quatrain.training.steps import Fit
 
 @dataclass(frozen=True)
 class Cause:
-    """A part, what it is and what it was switched back to, and the judgement after that: None if the mixture has no finite gradient."""
+    """A part, what it is and what it was switched back to, and the judgement after that: None if the part cannot stand there."""
 
     part: str
     ours: str
     theirs: str
     after: Judgement | None
+    refused: str = ""
 
 
 def switched(recipe: Recipe, beside: Recipe) -> Iterator[tuple[str, str, str, Recipe]]:
@@ -45,9 +46,10 @@ def causes(recipe: Recipe, beside: Recipe, problem: Problem, setting: Setting = 
     for part, ours, theirs, changed in switched(recipe, beside):
         try:
             after = judge(changed, problem, setting, name=f"{recipe.name} − {part}", **budget)
-        except NonFiniteError:  # the part cannot stand in this recipe: a z-score of demonstrations, which have no reward
-            after = None
-        found.append(Cause(part, ours, theirs, after))
+            refused = ""
+        except QuatrainError as error:  # a part may need what this recipe does not have: a z-score of demonstrations, a critic's value
+            after, refused = None, error.what
+        found.append(Cause(part, ours, theirs, after, refused))
     return found
 
 

@@ -95,9 +95,7 @@ def _difficulty(group: int) -> list[Fact]:
     found = []
     for p in (0.02, 0.5, 0.98):
         measured = judge(estimator(group, policy=rewarded(GroupRelative())), bandit((p,), 2)).main.scale
-        statement = (
-            f"weight of a question solved with p = {p:g} (1/√(p(1−p)) = {1 / math.sqrt(p * (1 - p)):.2f} at G = ∞; exact gradient: 1)"
-        )
+        statement = f"weight of a question solved with p = {p:g} (at G = ∞: {1 / math.sqrt(p * (1 - p)):.2f}; unbiased: 1)"
         found.append(Fact("GRPO", statement, difficulty_weight(p, group), measured))
     return found
 
@@ -124,7 +122,7 @@ def _length(group: int) -> list[Fact]:
         ),
         Fact(
             "GRPO",
-            f"growth of wrong answers, tokens per unit step, with 1/|o| (along the exact gradient: {drift['sum']:.3f})",
+            f"growth of wrong answers, tokens per unit step, with 1/|o| (exact gradient: {drift['sum']:.3f})",
             None,
             drift["mean"],
             drift["sum"],
@@ -170,7 +168,7 @@ def _penalties(group: int) -> list[Fact]:
         Fact("k3 as a loss", "bias against the gradient of the reverse KL: not zero", None, measured("k3", "reverse").bias, 0.0),
         Fact(
             "ρ·k3",
-            "bias against the reverse KL with a differentiable ρ = π/π_old, 16 updates old",
+            "bias against the reverse KL, ρ differentiable, 16 updates old",
             0.0,
             measured("k2", "reverse", 16, True).bias,
         ),

@@ -76,19 +76,21 @@ def parts(diagnosis: Diagnosis) -> Iterator[Part]:
 def write_page(diagnosis: Diagnosis, path: Path) -> Path:
     """One self-contained HTML page: the tables, curves along the settings, the picture of the coefficients."""
     from quatrain.reports.coefficients import ratio_curve_plot
-    from quatrain.reports.html import Section, Tile, write_report
-    from quatrain.reports.plots import inline_svg
+    from quatrain.reports.html import Section, Tile, wide_figure, write_report
+    from quatrain.reports.html import figures as figure_grid
     from quatrain.reports.table import html_table
 
     sections = []
     for part in parts(diagnosis):
         note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
         sections.append(Section(part.title, note + (html_table(part.rows) if part.rows else "")))
-    figures = "".join(f'<figure class="panel">{inline_svg(figure, label)}</figure>' for label, figure in sweep_figures(diagnosis))
-    sections.insert(2, Section("In pictures", f'<div class="figures">{figures}</div>'))
+    figures = dict(sweep_figures(diagnosis))
+    if figures:
+        sections.insert(2, Section("In pictures", figure_grid(figures)))
     curves = coefficient_curves(diagnosis)
     if curves:
-        sections.insert(3, Section("Coefficients", inline_svg(ratio_curve_plot(curves), "coefficient against the ratio")))
+        picture = wide_figure(ratio_curve_plot(curves), "coefficient against the ratio")
+        sections.insert(3, Section("Coefficients", picture))
     worst = min((found.main.cosine for found in diagnosis.judged if found.main.cosine == found.main.cosine), default=float("nan"))
     tiles = [
         Tile("recipes", str(len(diagnosis.recipes)), ", ".join(diagnosis.recipes)),
@@ -120,7 +122,7 @@ def coefficient_curves(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def _row(found: Judgement) -> dict[str, Any]:
-    row = {"recipe": found.recipe, "problem": found.problem, "draws": found.draws, **_numbers(found.main)}
+    row = {"recipe": found.recipe, "problem": found.problem, "draws": str(found.draws), **_numbers(found.main)}
     how = found.how if found.total else f"{found.how}; policy term only"
     return {**row, "variance": _text(found.variance, 5), "noise": _text(found.noise, 1), "signal": _text(found.signal, 5), "how": how}
 
@@ -134,7 +136,7 @@ def _caused(one: Caused) -> dict[str, Any]:
     after = one.fresh.after
     row = {"part": one.fresh.part, "from": _flat(one.fresh.ours), "to": _flat(one.fresh.theirs)}
     if after is None or one.stale.after is None:
-        return {**row, "bias": "not finite: the part cannot stand here"}
+        return {**row, "bias": f"cannot stand here: {one.fresh.refused or one.stale.refused}"}
     row |= _numbers(after.main)
     return {**row, "signal": _text(after.signal, 5), f"cosine, {STALE} updates old": _text(one.stale.after.main.cosine)}
 

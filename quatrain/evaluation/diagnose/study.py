@@ -73,7 +73,7 @@ class Diagnosis:
             "beside": self.beside,
             "causes": {
                 name: [
-                    {"part": one.fresh.part, "ours": one.fresh.ours, "theirs": one.fresh.theirs}
+                    {"part": one.fresh.part, "ours": one.fresh.ours, "theirs": one.fresh.theirs, "refused": one.fresh.refused}
                     | {"fresh": one.fresh.after and one.fresh.after.data(), "stale": one.stale.after and one.stale.after.data()}
                     for one in row
                 ]
@@ -123,7 +123,7 @@ def diagnose(
     sweeps = [_sweep(name, field_, values, sampled, ground, look) for name, (field_, values) in SWEEPS.items()] if sampled else []
     caused = {}
     for name, recipe in recipes.items():
-        if beside and beside[0] != name and _has_policy(recipe) and _has_policy(beside[1]):
+        if beside and beside[0] != name and name in sampled and _has_policy(recipe) and _has_policy(beside[1]):
             progress(f"{name} beside {beside[0]}")
             both = []
             for setting in (Setting(), Setting(staleness=STALE)):

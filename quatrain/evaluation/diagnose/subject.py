@@ -26,6 +26,7 @@ from quatrain.parts.advantages import action_rewards
 from quatrain.parts.gae import gae
 from quatrain.parts.likelihoods import Entropy, LogProb
 from quatrain.rollout.sources import Demonstrations, OnPolicy, Pairs
+from quatrain.training.columns import Score, Values
 from quatrain.training.recipe import Recipe
 from quatrain.training.selves import Critic, Frozen, Given
 from quatrain.training.state import State
@@ -52,6 +53,11 @@ class Subject:
     single: bool
     policy: TablePolicy
     others: Mapping[str, Any]
+
+    @cached_property
+    def asks(self) -> bool:
+        """May an edit ask where a trajectory began? Those that only add columns do not; notes of thousands of rows are slow."""
+        return not all(isinstance(edit, (Score, Values)) for edit in self.collect.edits)
 
     # -- what is drawn ---------------------------------------------------------------------------------------------
     @property
@@ -92,7 +98,7 @@ class Subject:
             rows = torch.tensor(self.scene.problem.pairs)[flat].flatten()
             made = paired(self.scene.problem, rows, keys.repeat_interleave(2))
             return made.with_rows(place=place.repeat_interleave(2).double(), outcome=rows.double())
-        made = shown(self.scene.problem, flat, keys) if self.kind == "demonstrations" else handed(self.table, flat, keys)
+        made = shown(self.scene.problem, flat, keys) if self.kind == "demonstrations" else handed(self.table, flat, keys, self.asks)
         return made.with_rows(place=place.double(), outcome=flat.double())
 
     def edited(self, batch: Batch) -> Batch:
@@ -209,7 +215,7 @@ def make_subject(recipe: Recipe, scene: Scene, draws: int | None = None) -> Subj
         raise QuatrainError("there is nothing to diagnose: no Fit of the policy has an objective of terms", given=recipe.name or "a recipe")
     stage, step = found[-1]
     knobs = knobs_for(recipe, scene)
-    fit = resolve(step, {**knobs, "micro_tokens": WHOLE})
+    fit = resolve(step, knobs)
     collect = resolve(next(other for other in stage.steps if isinstance(other, Collect) and other.into == step.source), knobs)
     source = on_policy(collect.source)
     group = int(source.group) if source is not None else 1
@@ -230,8 +236,9 @@ def on_policy(source: Any) -> OnPolicy | None:
 
 
 def knobs_for(recipe: Recipe, scene: Scene) -> dict[str, float]:
-    """The longest trajectory is the problem's."""
-    return {name: scene.problem.longest for name in recipe.knobs() if name == "max_actions"}
+    """The longest trajectory is the problem's; nothing is cut into micro-batches."""
+    known = {"max_actions": scene.problem.longest, "micro_tokens": WHOLE}
+    return {name: value for name, value in known.items() if name in recipe.knobs()}
 
 
 def other_model(spec: Any, scene: Scene, fit: Fit) -> Any:

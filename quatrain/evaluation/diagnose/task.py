@@ -78,10 +78,10 @@ def observed(problem: Problem, policy: TablePolicy, sampling: Sampling) -> Batch
     return batch.with_columns(behaviour_logp=logp, old_logp=logp)
 
 
-def handed(table: Batch, rows: Tensor, keys: Tensor) -> Batch:
-    """Rows [N] of a table of observed outcomes, with the keys of their groups."""
-    batch = table.take(rows)
-    return batch.with_rows(prompt=keys, seed=torch.arange(len(rows))).with_notes(start=begins(keys, batch["question"]))
+def handed(table: Batch, rows: Tensor, keys: Tensor, noted: bool = True) -> Batch:
+    """Rows [N] of a table of observed outcomes, with the keys of their groups; ``noted``: and their starts, for edits that ask."""
+    batch = table.take(rows).with_rows(prompt=keys, seed=torch.arange(len(rows)))
+    return batch.with_notes(start=begins(keys, batch["question"])) if noted else batch
 
 
 def begins(keys: Tensor, questions: Tensor) -> list[Begin]:
