@@ -9,9 +9,12 @@ from typing import Any
 from quatrain.experiments.doctor.finding import Finding, error, ok, warning
 from quatrain.experiments.doctor.patient import ACTIONS, Patient
 from quatrain.protocols import Item
+from quatrain.tasks.text import SOLVED
 
 SCANNED, ENCODED = 8192, 512  # problems read for repetitions; prompts tokenised
-CUT, REPEATED = 0.5, 0.2  # shares that are worth a warning
+CUT, TORN = 0.5, 0.01  # shares that are worth a warning
+CROWD = 0.05  # share of one prompt; a small set of problems drawn at random repeats, but evenly
+JUDGED = 64  # prompts with several answers whose answers are judged
 
 
 def check_truncation(patient: Patient) -> Iterator[Finding]:
@@ -53,13 +56,12 @@ def check_repetitions(patient: Patient) -> Iterator[Finding]:
     train, held = _items(patient.task, "train", SCANNED), _items(patient.task, "heldout", SCANNED)
     texts = Counter(_text(item) for item in train)
     again = len(train) - len(texts)
-    answers: dict[str, set[str]] = {}
-    for item in train:
-        if item.answer is not None:
-            answers.setdefault(_text(item), set()).add(item.answer)
-    torn = sum(len(found) > 1 for found in answers.values())
-    seen = f"{len(train)} training prompts, {again} repeated ({again / len(train):.1%}), {torn} with more than one answer"
-    if again > REPEATED * len(train) or torn > 0.01 * len(texts):
+    most = max(texts.values())
+    torn, asked = _torn(patient, train)
+    seen = f"{len(train)} training prompts, {again} repeated ({again / len(train):.1%}), one at most {most} times" + (
+        f"; of {asked} with several answers, {torn} have one that the reward rejects for another" if asked else ""
+    )
+    if most > max(CROWD * len(train), 3 * len(train) / len(texts)) or torn > TORN * len(texts):
         yield warning(
             "prompts are distinct",
             seen,
@@ -82,6 +84,20 @@ def check_repetitions(patient: Patient) -> Iterator[Finding]:
         )
     else:
         yield ok("held-out is unseen", f"none of {len(held)} held-out prompts is among {len(train)} training prompts")
+
+
+def _torn(patient: Patient, items: list[Item]) -> tuple[int, int]:
+    """(prompts with an answer that is wrong for another item of the same prompt, scaled up; prompts with several answers)."""
+    answers: dict[str, dict[str, Item]] = {}
+    for item in items:
+        if item.answer is not None:
+            answers.setdefault(_text(item), {}).setdefault(item.answer, item)
+    several = [found for found in answers.values() if len(found) > 1]
+    torn = 0
+    for found in several[:JUDGED]:
+        first = next(iter(found.values()))
+        torn += min(patient.task.reward.score(list(found), [first] * len(found))) < SOLVED
+    return round(torn * len(several) / max(1, min(JUDGED, len(several)))), len(several)
 
 
 def check_starts(patient: Patient) -> Iterator[Finding]:

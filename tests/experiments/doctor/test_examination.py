@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from quatrain.experiments.doctor.data import check_repetitions
 from quatrain.experiments.doctor.finding import OK
-from tests.experiments.doctor.ward import HEALTHY, PLANTED, judged_in_workers
+from quatrain.experiments.doctor.patient import Patient
+from quatrain.tasks.letters import letters
+from quatrain.training.settings import Settings
+from tests.experiments.doctor.ward import HEALTHY, PLANTED, judged_in_workers, text
 
 
 @pytest.mark.parametrize("bug", PLANTED)
@@ -45,3 +49,13 @@ def test_the_documentation_lists_what_is_planted_and_found():
     assert f"{len(PLANTED)} of {len(PLANTED)} are found" in page and f"{len(HEALTHY) + 1} healthy set-ups" in page
     for bug, (kind, _, check, _) in PLANTED.items():
         assert f"| {kind} | {bug} | {check} |" in page
+
+
+@pytest.mark.parametrize("spec", ["letters", "letters:countdown", "letters:add?levels=1"])
+def test_problems_that_repeat_by_nature_or_have_several_right_answers_are_no_finding(spec: str):
+    """Random draws from a small set of problems; a countdown that several expressions solve."""
+    setup = text()
+    setup.task = letters(spec)
+    patient = Patient(setup.task, setup.policy, setup.recipe, {**setup.recipe.knobs(), **setup.keys}, Settings())
+    found = list(check_repetitions(patient))
+    assert [finding.severity for finding in found] == [OK, OK], found
