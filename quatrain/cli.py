@@ -77,14 +77,62 @@ def compare(
 
 
 @app.command()
+def reproduce(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="a claim, a recipe, a family, a glob, or all")] = None,
+    scale: Annotated[str, typer.Option(help="full, or smoke: the machinery in seconds, nothing recorded")] = "full",
+    seeds: Annotated[str | None, typer.Option(help="fresh seeds, such as 10-19: how often the verdict agrees; nothing recorded")] = None,
+    out: Annotated[Path, typer.Option(help="the folder for the runs")] = Path("runs/reproduce"),
+    workers: Annotated[int | None, typer.Option(help="processes; default one per core")] = None,
+    address: Annotated[str | None, typer.Option(help="of a Ray cluster")] = None,
+    table: Annotated[bool, typer.Option("--table", help="write docs/systems.md from the recorded verdicts")] = False,
+) -> None:
+    """A paper's claim in miniature: reproduced, contradicted or inconclusive."""
+    from quatrain.experiments.records import read_records, verdict_of, write_table
+    from quatrain.experiments.reproduce import claims_of, told
+    from quatrain.experiments.reproduce import reproduce as run
+
+    if scale not in ("full", "smoke"):
+        raise QuatrainError("the scale is full or smoke", given=scale)
+    if name is None and not table:
+        raise QuatrainError("which claim?", fix="quatrain reproduce all, or the name of a recipe or family")
+    rows, well = [], True
+    fresh = int(seeds) if seeds and seeds.isdigit() else seeds
+    for claim in claims_of(name) if name else []:
+        typer.echo(f"{claim.id}: {claim.says}" + (f"\n  stand-in: {claim.stand_in}" if claim.stand_in else ""))
+        found = run(claim, seeds=fresh, scale=scale, out=out, workers=workers, address=address)
+        rows.append(told(found))
+        well = well and found.verdict is not None
+        for arm, seed, message in found.failures:
+            typer.echo(f"  {arm}, seed {seed}, failed: {message}", err=True)
+        if found.blocks:
+            known = verdict_of(claim.id, read_records())
+            words = [block.word for block in found.blocks]
+            told_as = f"the recorded verdict, {known}" if known else "no verdict is recorded"
+            agree = f"{words.count(known)} of {len(words)} agree with " if known else f"{', '.join(words)}; "
+            typer.echo(f"  fresh seeds, {len(words)} blocks of {claim.seeds}: {agree}{told_as}")
+        if found.interrupted:
+            break
+    if rows:
+        _show(rows)
+        if scale == "smoke":
+            typer.echo("smoke: the machinery works; these words are no verdicts")
+    if table:
+        typer.echo(f"table   {write_table()}")
+    if not well:
+        raise typer.Exit(1)
+
+
+@app.command()
 def systems(
     pattern: Annotated[str, typer.Argument(help="a glob over names")] = "*",
     family: Annotated[str | None, typer.Option(help="only this family")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="a JSON list")] = False,
 ) -> None:
     """Every system: its family, its paper, and what it is in one line."""
+    from quatrain.experiments.records import read_records, verdict_of
     from quatrain.recipes.registry import entries
 
+    records = read_records()
     rows = [
         {
             "id": entry.name,
@@ -92,7 +140,7 @@ def systems(
             "paper": entry.paper,
             "recipe": entry.build.__module__,
             "title": entry.title,
-            "verdict": None,
+            "verdict": verdict_of(entry.name, records),
         }
         for entry in entries(pattern, family)
     ]
@@ -101,7 +149,13 @@ def systems(
         return
     _show(
         [
-            {"name": entry.name, "family": entry.family, "paper": entry.paper or "", "what it is": entry.summary}
+            {
+                "name": entry.name,
+                "family": entry.family,
+                "paper": entry.paper or "",
+                "verdict": verdict_of(entry.name, records),
+                "what it is": entry.summary,
+            }
             for entry in entries(pattern, family)
         ]
     )

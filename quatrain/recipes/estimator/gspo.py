@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from quatrain.experiments.claims import claim
 from quatrain.parts.bounds import Clip
 from quatrain.parts.denominators import Ratio
 from quatrain.recipes.basics.grpo import grpo
@@ -18,3 +19,16 @@ def gspo(group: int = 8, clip_low: float = 3e-4, clip_high: float = 4e-4, epochs
     return grpo(group, kl=0.0, epochs=epochs, minibatches=minibatches).but(
         denominator=Ratio("current", "old", level="sequence", reduce="mean"), bound=Clip(clip_low, clip_high)
     )
+
+
+claim(
+    "gspo",
+    "beats",
+    "With several updates per batch GSPO learns faster than GRPO: it ends at a higher accuracy after as many updates.",
+    arms=("gspo:minibatches=4", "grpo:kl=0,minibatches=4"),
+    settings={"task": "letters", "model": "tiny", "steps": 60, "prompts": 16, "eval_count": 512, "eval_every": 20},
+    stand_in="a dense character model of 0.4 million parameters and letter problems for a mixture of experts of 30 billion on mathematics, "
+    "code and problems of competitions; each recipe's published clip range; no noise of routing",
+    why="The paper's case rests on the noise of routing between experts and on answers of thousands of tokens; with answers of a dozen "
+    "tokens of a dense model, ratios of sequences and of tokens are close to each other.",
+)
