@@ -80,8 +80,8 @@ def moments(subject: Subject, seed: int = 0, most: int = MOST, sampled: int = SA
 
 def mode_of(subject: Subject, seed: int = 0, count: int = 8) -> str:
     """How thousands of groups may be computed: TOGETHER if the gradient of several is the mean of theirs; see Subject.gradients."""
-    index = random_groups(subject, count, seed, varied=True)
-    index = index[subject.kept(index)]
+    index = random_groups(subject, 8 * count, seed, varied=True)
+    index = index[subject.kept(index)][:count]
     if len(index) < 2:
         return TOGETHER
     apart = subject.gradients(index, APART)
