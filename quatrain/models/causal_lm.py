@@ -48,6 +48,7 @@ class CausalLM:
         if tokenizer.eos_token_id is None:
             raise QuatrainError("the tokenizer has no end-of-sequence token", given=type(tokenizer).__name__, fix="set tokenizer.eos_token")
         self.module, self.tokenizer, self.chat_template = model, tokenizer, chat_template
+        self.defaults: Mapping[str, float] = {}  # knobs that suit this model, where a run does not set them
         self.max_rows, self.chunk_elements, self.version = max_rows, chunk_elements, 0
         self.backbone = halves.split(model)
         if tokenizer.vocab_size > self.backbone.vocabulary or tokenizer.eos_token_id >= self.backbone.vocabulary:

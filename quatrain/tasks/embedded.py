@@ -106,11 +106,24 @@ def _build(lesson: Any, folder: Path, show: bool, name: str) -> None:
     tokens = tokenizer()
     model = untrained(lesson, tokens)
     vocabulary = tokens.get_vocab()
-    with _progress(show, f"building {name}, once") as report:
+    with one_thread(), _progress(show, f"building {name}, once") as report:
         teach(model, lesson, lambda text: [vocabulary[character] for character in text], tokens.eos_token_id, tokens.pad_token_id, report)
     with quiet():
         model.save_pretrained(folder)
     tokens.save_pretrained(folder)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Matrices of this size are too small to share out: a second thread mostly waits, and on a busy machine it waits long."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
