@@ -71,8 +71,8 @@ def difficulty_weight(p: float, group: int) -> float:
     from A = (r − k)/(√(k(1−k)) √(G/(G−1))). → 1/√(p(1−p)) for large groups: questions that are too easy or too hard weigh more (Liu et
     al. 2025, §3.1). → (G−1)/√G as p → 0.
 
-    >>> round(difficulty_weight(0.5, 10**3), 3)
-    1.999
+    >>> round(difficulty_weight(0.5, 3), 4)  # 2/√3
+    1.1547
     """
     total = 0.0
     for k in range(1, group):

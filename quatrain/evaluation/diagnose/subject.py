@@ -216,7 +216,15 @@ def make_subject(recipe: Recipe, scene: Scene, draws: int | None = None) -> Subj
     stage, step = found[-1]
     knobs = knobs_for(recipe, scene)
     fit = resolve(step, knobs)
-    collect = resolve(next(other for other in stage.steps if isinstance(other, Collect) and other.into == step.source), knobs)
+    filled = [other for other in stage.steps if isinstance(other, Collect) and other.into == step.source]
+    source = on_policy(filled[-1].source) if filled else None
+    if not filled or (source is None and not isinstance(filled[-1].source, (Demonstrations, Pairs))):
+        raise QuatrainError(
+            "diagnose enumerates what a Collect samples from the policy, demonstrations and pairs",
+            given=repr(filled[-1].source) if filled else f"no Collect into {step.source!r} in the stage of the policy's Fit",
+            fix="diagnose its objective on such a source: recipe.with_collect(source=OnPolicy(group=8))",
+        )
+    collect = resolve(filled[-1], knobs)
     source = on_policy(collect.source)
     group = int(source.group) if source is not None else 1
     single = group == 1

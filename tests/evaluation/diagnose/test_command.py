@@ -92,3 +92,12 @@ def test_mistakes_are_sentences():
         diagnose({"rloo": make("rloo")}, ("forest",))
     with pytest.raises(QuatrainError, match="nothing to diagnose"):
         diagnose({})
+    with pytest.raises(QuatrainError, match="enumerates what a Collect samples"):
+        diagnose({"replay": make("rloo").with_collect(source=Replay())}, ONE)
+
+
+class Replay:
+    """A source that nobody can enumerate."""
+
+    def provides(self, task: object) -> set[str]:
+        return {"reward", "prompt"}
