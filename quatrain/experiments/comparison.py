@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,12 +117,15 @@ class Comparison:
         for arm, runs in self.runs.items():
             found = [run for run in runs.values() if "run_seconds" in run.final]
             row: dict[str, Any] = {"arm": arm}
+            if self.target is not None:
+                row[f"reached {self.target:.3g}"] = "{}/{}".format(*self._reach(runs.values(), "tokens")[1:])
             for name in ("updates", "tokens", "seconds"):
                 values = [run.final["run_seconds" if name == "seconds" else name] for run in found]
                 row[name] = round(float(np.mean(values))) if values else None
             if self.target is not None:
                 for name in ("tokens", "seconds"):
-                    row[f"{name} to {self.target:.3g}"] = self._reach(found, name)
+                    middle = self._reach(runs.values(), name)[0]
+                    row[f"{name} to it"] = (round(middle) if name == "tokens" else middle) if np.isfinite(middle) else None
             rows.append(row)
         return rows
 
@@ -143,8 +146,8 @@ class Comparison:
             parts.append(f"With {count} seeds and the spread seen here, a difference of {size:.2g} is found in four of five comparisons.")
         if self.target is not None:
             parts.append(
-                f"Tokens and seconds to {self.target:.3g}: medians over seeds of the first evaluation that reaches it; (k/n): "
-                "reached by k of n. Seconds include evaluation, with as many runs at once as there are workers."
+                f"Tokens and seconds to {self.target:.3g}: medians over seeds of the first evaluation that reaches it, if more than half "
+                "of them do. Seconds include evaluation, with as many runs at once as there are workers."
             )
         return " ".join(parts)
 
@@ -182,24 +185,18 @@ class Comparison:
             other = arm != self.arms[0]
             gap = self.difference(arm) if other else None
             row["difference"] = Estimate(gap.value, gap.low, gap.high) if gap else None
-            row["P(better)"] = self.better(arm) if other else None
+            row["P(better)"] = self.better(arm) if other and len(final) > 1 else None
         row["area"] = float(np.mean([self._area(run) for run in found])) if found else None
         return row
 
     def _area(self, run: Numbers) -> float:
         return area_under_curve(run.steps, run.values[self.metric]) if self.metric in run.values else float("nan")
 
-    def _reach(self, found: Sequence[Numbers], axis: str) -> str:
+    def _reach(self, found: Iterable[Numbers], axis: str) -> tuple[float, int, int]:
+        """(median tokens or seconds to the target, how many runs reached it, of how many)."""
         sign = 1.0 if self.higher else -1.0
-        reached = [
-            first_reach(getattr(run, axis), sign * run.values[self.metric], sign * self.target)
-            for run in found
-            if self.metric in run.values
-        ]
-        middle, count = median_reach(reached)
-        share = "" if count == len(reached) else f" ({count}/{len(reached)})"
-        text = f"{middle:,.0f}" if axis == "tokens" else f"{middle:,.1f}"
-        return (text if np.isfinite(middle) else "not reached") + share
+        curves = [(getattr(run, axis), sign * run.values[self.metric]) for run in found if self.metric in run.values]
+        return *median_reach([first_reach(x, y, sign * self.target) for x, y in curves]), len(curves)
 
 
 def pick_metric(runs: Mapping[str, Mapping[int, Numbers]], wanted: str | None) -> str:

@@ -233,6 +233,8 @@ def _by_tokens(arms: Mapping[str, Sequence[Run]]) -> dict[str, tuple[np.ndarray,
             if not known.any():
                 return {}
             points.append((np.interp(steps[known], *run.history["tokens"]), accuracy[known]))
+        if not any(tokens.any() for tokens, _ in points):
+            continue  # it samples nothing
         grid = points[0][0][points[0][0] <= min(tokens[-1] for tokens, _ in points)]
         curves[name] = (grid, np.stack([np.interp(grid, tokens, accuracy) for tokens, accuracy in points]))
     return curves

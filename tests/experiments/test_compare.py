@@ -37,9 +37,10 @@ def test_the_table_of_known_runs():
     assert second["P(better)"] == 1.0 and first["P(better)"] is None and first["difference"] is None
     assert second["area"] == pytest.approx(0.45)
     slow, fast = found.spent()
-    assert slow["tokens to 0.5"] == "100 (4/5)" and slow["seconds to 0.5"] == "5.0 (4/5)"
-    assert fast["tokens to 0.5"] == "60" and fast["tokens"] == 100
-    assert comparison([0.2, 0.2, 0.6], target=0.5).spent()[0]["tokens to 0.5"] == "not reached (1/3)"
+    assert (slow["reached 0.5"], slow["tokens to it"], slow["seconds to it"]) == ("4/5", 100, 5.0)
+    assert (fast["reached 0.5"], fast["tokens to it"], fast["tokens"]) == ("5/5", 60, 100)
+    never = comparison([0.2, 0.2, 0.6], target=0.5).spent()[0]
+    assert (never["reached 0.5"], never["tokens to it"]) == ("1/3", None)
 
 
 def test_unpaired_seeds_are_left_out_of_differences():
