@@ -241,7 +241,7 @@ def diagnose(
     Bias, variance and signal per token, exactly; along group size, staleness, temperature and top-p; which part causes what. Exit code 1
     if a fault is found.
     """
-    from quatrain.evaluation.diagnose.command import run_diagnosis
+    from quatrain.experiments.diagnose.command import run_diagnosis
 
     text, clean = run_diagnosis(names, beside, problem, as_json, page, seed)
     typer.echo(text)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Measure = Callable[[Tensor, Any], Tensor]  # (logits [m, V], slice or index of the m positions) → results [S, m]
 
@@ -19,7 +20,7 @@ def by_chunks(measure: Measure, hidden: Tensor, head: nn.Module, size: int, plai
 
     The value and the first derivative are those of ``measure(head(hidden), …)``. With one chunk that is what runs.
     With more, the backward pass makes the logits again, and only for positions whose incoming gradient is not zero;
-    there is no second derivative then. ``plain`` says that the head is a bare ``nn.Linear``: its gradient is then
+    a second derivative is then refused. ``plain`` says that the head is a bare ``nn.Linear``: its gradient is then
     accumulated in place, without one [V, D] temporary per chunk.
     """
     if len(hidden) <= size:
@@ -37,6 +38,7 @@ class _Chunked(torch.autograd.Function):
         return torch.cat([measure(head(hidden[piece]), piece) for piece in pieces], 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, *parameters = ctx.saved_tensors
         grad_hidden = torch.zeros_like(hidden)

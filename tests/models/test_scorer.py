@@ -106,7 +106,7 @@ def test_logits_of_everything_never_exist() -> None:
 
 
 def test_nothing_is_computed_again_where_the_gradient_is_zero() -> None:
-    model, rows = tiny_model(vocabulary=30, tied=False), batch()
+    model, rows = tiny_model(vocabulary=30, tied=False), batch(support=True)
     value = score(split(model), rows, [LogProb()], chunk_elements=60)[LogProb()]
     counted = []
     original = Categorical.log_prob

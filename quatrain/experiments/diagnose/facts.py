@@ -11,12 +11,12 @@ from torch import Tensor
 
 from quatrain.batch import Batch
 from quatrain.estimator import Objective, Term
-from quatrain.evaluation.diagnose.chances import chances
-from quatrain.evaluation.diagnose.expectation import moments
-from quatrain.evaluation.diagnose.judge import Judgement, Setting, against, judge
-from quatrain.evaluation.diagnose.problems import Problem, bandit, tree
-from quatrain.evaluation.diagnose.subject import make_subject
-from quatrain.evaluation.diagnose.targets import Target, exact_gradient
+from quatrain.experiments.diagnose.chances import chances
+from quatrain.experiments.diagnose.expectation import moments
+from quatrain.experiments.diagnose.judge import Judgement, Setting, against, judge
+from quatrain.experiments.diagnose.problems import Problem, bandit, tree
+from quatrain.experiments.diagnose.subject import make_subject
+from quatrain.experiments.diagnose.targets import Target, exact_gradient
 from quatrain.parts.advantages import KL, GroupRelative, LeaveOneOut
 from quatrain.parts.aggregations import sequence_mean, sequence_sum
 from quatrain.parts.bounds import unbounded

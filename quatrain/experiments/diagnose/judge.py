@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from quatrain.evaluation.diagnose.expectation import Moments, moments
-from quatrain.evaluation.diagnose.problems import Problem
-from quatrain.evaluation.diagnose.subject import Subject, make_subject
-from quatrain.evaluation.diagnose.targets import Scene, Target, exact_gradient
+from quatrain.experiments.diagnose.expectation import Moments, moments
+from quatrain.experiments.diagnose.problems import Problem
+from quatrain.experiments.diagnose.subject import Subject, make_subject
+from quatrain.experiments.diagnose.targets import Scene, Target, exact_gradient
 from quatrain.protocols import Sampling
 from quatrain.training.recipe import Recipe
 

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from quatrain.cli import app
 from quatrain.errors import QuatrainError
-from quatrain.evaluation.diagnose.causes import causes
-from quatrain.evaluation.diagnose.command import arm
-from quatrain.evaluation.diagnose.problems import find_problem
-from quatrain.evaluation.diagnose.show import parts, write_page
-from quatrain.evaluation.diagnose.study import diagnose
+from quatrain.experiments.diagnose.causes import causes
+from quatrain.experiments.diagnose.command import arm
+from quatrain.experiments.diagnose.problems import find_problem
+from quatrain.experiments.diagnose.show import parts, write_page
+from quatrain.experiments.diagnose.study import diagnose
 from quatrain.recipes.registry import make
-from tests.evaluation.diagnose.planted import PLANTED
+from tests.experiments.diagnose.planted import PLANTED
 
 ONE = ("bandit",)
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from quatrain.batch import Batch
 from quatrain.estimator import NonFiniteError
-from quatrain.evaluation.diagnose.chances import action_logp
-from quatrain.evaluation.diagnose.expectation import random_groups
-from quatrain.evaluation.diagnose.judge import Against, Judgement, Setting, judge_subject
-from quatrain.evaluation.diagnose.problems import Problem, bandit, loops, tree, turns
-from quatrain.evaluation.diagnose.subject import WHOLE, Subject, make_subject
+from quatrain.experiments.diagnose.chances import action_logp
+from quatrain.experiments.diagnose.expectation import random_groups
+from quatrain.experiments.diagnose.judge import Against, Judgement, Setting, judge_subject
+from quatrain.experiments.diagnose.problems import Problem, bandit, loops, tree, turns
+from quatrain.experiments.diagnose.subject import WHOLE, Subject, make_subject
 from quatrain.parts.advantages import LeaveOneOut, Return
 from quatrain.parts.aggregations import PerGroup, sequence_sum
 from quatrain.parts.likelihoods import LogProb

@@ -9,12 +9,12 @@ from typing import Any
 
 from quatrain.errors import QuatrainError
 from quatrain.estimator import Objective
-from quatrain.evaluation.diagnose.causes import Cause, causes
-from quatrain.evaluation.diagnose.checks import Finding, findings
-from quatrain.evaluation.diagnose.facts import Fact, known_facts
-from quatrain.evaluation.diagnose.judge import Judgement, Setting, judge
-from quatrain.evaluation.diagnose.problems import PROBLEMS, Problem, find_problem
-from quatrain.evaluation.diagnose.subject import make_subject
+from quatrain.experiments.diagnose.causes import Cause, causes
+from quatrain.experiments.diagnose.checks import Finding, findings
+from quatrain.experiments.diagnose.facts import Fact, known_facts
+from quatrain.experiments.diagnose.judge import Judgement, Setting, judge
+from quatrain.experiments.diagnose.problems import PROBLEMS, Problem, find_problem
+from quatrain.experiments.diagnose.subject import make_subject
 from quatrain.training.recipe import Recipe
 
 SWEEPS: dict[str, tuple[str, tuple[float, ...]]] = {

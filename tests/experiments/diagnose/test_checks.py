@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from quatrain.errors import QuatrainError
-from quatrain.evaluation.diagnose.checks import findings
+from quatrain.experiments.diagnose.checks import findings
 from quatrain.recipes.registry import entries, make
-from tests.evaluation.diagnose.planted import PLANTED
+from tests.experiments.diagnose.planted import PLANTED
 
 HEALTHY = [
     ("reinforce", {}),

@@ -7,12 +7,12 @@ import torch
 
 from quatrain.batch import Origin
 from quatrain.errors import QuatrainError
-from quatrain.evaluation.diagnose.chances import allowed, chances, sampled_logp
-from quatrain.evaluation.diagnose.policies import TablePolicy
-from quatrain.evaluation.diagnose.problems import PROBLEMS, bandit, find_problem, tree, turns
-from quatrain.evaluation.diagnose.subject import exact_critic
-from quatrain.evaluation.diagnose.targets import TARGETS, Scene, Target, exact_gradient, parse_target, target_of
-from quatrain.evaluation.diagnose.task import EnumeratedTask, observed
+from quatrain.experiments.diagnose.chances import allowed, chances, sampled_logp
+from quatrain.experiments.diagnose.policies import TablePolicy
+from quatrain.experiments.diagnose.problems import PROBLEMS, bandit, find_problem, tree, turns
+from quatrain.experiments.diagnose.subject import exact_critic
+from quatrain.experiments.diagnose.targets import TARGETS, Scene, Target, exact_gradient, parse_target, target_of
+from quatrain.experiments.diagnose.task import EnumeratedTask, observed
 from quatrain.protocols import Sampling
 from quatrain.recipes.registry import make
 from quatrain.training.driver import build, run
@@ -138,7 +138,7 @@ def test_a_declared_target_is_parsed_and_used():
         parse_target("rewrd")
     from dataclasses import replace
 
-    from quatrain.evaluation.diagnose.judge import judge
+    from quatrain.experiments.diagnose.judge import judge
 
     declared = replace(make("grpo"), target="reward")  # the penalty is then a bias, not a claim
     assert judge(declared, find_problem("turns")).target == "reward"

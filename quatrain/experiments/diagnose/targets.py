@@ -16,10 +16,10 @@ from torch import Tensor
 from quatrain.batch import Batch
 from quatrain.errors import QuatrainError, nearest
 from quatrain.estimator import Term
-from quatrain.evaluation.diagnose.chances import action_logp, allowed, chances, logits_of
-from quatrain.evaluation.diagnose.policies import TablePolicy
-from quatrain.evaluation.diagnose.problems import Problem
-from quatrain.evaluation.diagnose.task import observed
+from quatrain.experiments.diagnose.chances import action_logp, allowed, chances, logits_of
+from quatrain.experiments.diagnose.policies import TablePolicy
+from quatrain.experiments.diagnose.problems import Problem
+from quatrain.experiments.diagnose.task import observed
 from quatrain.parts.advantages import KL, Constant, PairLogistic, one
 from quatrain.parts.likelihoods import Divergence, Entropy
 from quatrain.parts.selections import demonstrations

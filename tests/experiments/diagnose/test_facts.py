@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from quatrain.evaluation.diagnose.facts import difficulty_weight, estimator, known_facts, rewarded
-from quatrain.evaluation.diagnose.judge import Setting, judge
-from quatrain.evaluation.diagnose.problems import PROBLEMS, bandit, find_problem, tree
-from quatrain.evaluation.diagnose.subject import make_subject
+from quatrain.experiments.diagnose.facts import difficulty_weight, estimator, known_facts, rewarded
+from quatrain.experiments.diagnose.judge import Setting, judge
+from quatrain.experiments.diagnose.problems import PROBLEMS, bandit, find_problem, tree
+from quatrain.experiments.diagnose.subject import make_subject
 from quatrain.parts.advantages import KL, GroupRelative, LeaveOneOut
 from quatrain.parts.bounds import unbounded
 from quatrain.parts.denominators import Ratio
@@ -75,7 +75,7 @@ def test_too_hard_and_too_easy_questions_weigh_more_and_alike():
 
 
 def test_the_aggregation_causes_the_length_bias_of_grpo():
-    from quatrain.evaluation.diagnose.causes import causes
+    from quatrain.experiments.diagnose.causes import causes
 
     before = judge(make("grpo", kl=0.0), tree())
     after = {cause.part: cause.after for cause in causes(make("grpo", kl=0.0), make("rloo"), tree())}

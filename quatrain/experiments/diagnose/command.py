@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from quatrain.errors import QuatrainError
-from quatrain.evaluation.diagnose.problems import PROBLEMS
-from quatrain.evaluation.diagnose.show import parts, write_page
-from quatrain.evaluation.diagnose.study import Diagnosis, diagnose
+from quatrain.experiments.diagnose.problems import PROBLEMS
+from quatrain.experiments.diagnose.show import parts, write_page
+from quatrain.experiments.diagnose.study import Diagnosis, diagnose
 from quatrain.reports.table import results_table
 
 

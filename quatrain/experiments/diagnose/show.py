@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quatrain.evaluation.diagnose.judge import STEP, Against, Judgement
-from quatrain.evaluation.diagnose.study import STALE, Caused, Diagnosis, Sweep
+from quatrain.experiments.diagnose.judge import STEP, Against, Judgement
+from quatrain.experiments.diagnose.study import STALE, Caused, Diagnosis, Sweep
 
 
 class Part(NamedTuple):

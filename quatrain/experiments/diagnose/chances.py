@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quatrain.evaluation.diagnose.problems import Problem
+from quatrain.experiments.diagnose.problems import Problem
 from quatrain.protocols import Sampling
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from quatrain.evaluation.diagnose.expectation import chance_of, compositions, mode_of, moments, random_groups
-from quatrain.evaluation.diagnose.judge import Setting
-from quatrain.evaluation.diagnose.problems import Problem, bandit, loops, tree, turns
-from quatrain.evaluation.diagnose.subject import APART, TOGETHER, WHOLE, Subject, make_subject
+from quatrain.experiments.diagnose.expectation import chance_of, compositions, mode_of, moments, random_groups
+from quatrain.experiments.diagnose.judge import Setting
+from quatrain.experiments.diagnose.problems import Problem, bandit, loops, tree, turns
+from quatrain.experiments.diagnose.subject import APART, TOGETHER, WHOLE, Subject, make_subject
 from quatrain.recipes.registry import make
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
 from quatrain.estimator import Objective
-from quatrain.evaluation.diagnose.chances import chances
-from quatrain.evaluation.diagnose.policies import NodeCritic, TablePolicy
-from quatrain.evaluation.diagnose.targets import Scene, Target, discount_of, parse_target, target_of
-from quatrain.evaluation.diagnose.task import EnumeratedTask, handed, observed, paired, shown
+from quatrain.experiments.diagnose.chances import chances
+from quatrain.experiments.diagnose.policies import NodeCritic, TablePolicy
+from quatrain.experiments.diagnose.targets import Scene, Target, discount_of, parse_target, target_of
+from quatrain.experiments.diagnose.task import EnumeratedTask, handed, observed, paired, shown
 from quatrain.knobs import resolve
 from quatrain.parts.advantages import action_rewards
 from quatrain.parts.gae import gae

@@ -20,7 +20,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from quatrain.evaluation.diagnose.subject import APART, EDITED, TOGETHER, Subject
+from quatrain.experiments.diagnose.subject import APART, EDITED, TOGETHER, Subject
 
 MOST = 100_000  # rows that an exact enumeration may take (groups × draws)
 CHUNK = 20_000  # rows evaluated at once

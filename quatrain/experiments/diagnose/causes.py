@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 
 from quatrain.errors import QuatrainError
 from quatrain.estimator import Objective, Term
-from quatrain.evaluation.diagnose.judge import PLAIN, Judgement, Setting, judge
-from quatrain.evaluation.diagnose.problems import Problem
+from quatrain.experiments.diagnose.judge import PLAIN, Judgement, Setting, judge
+from quatrain.experiments.diagnose.problems import Problem
 from quatrain.training.describe import expression
 from quatrain.training.recipe import Recipe
 from quatrain.training.steps import Fit

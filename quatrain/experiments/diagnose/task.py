@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from quatrain.batch import Batch, Origin
-from quatrain.evaluation.diagnose.chances import chances
-from quatrain.evaluation.diagnose.policies import TablePolicy
-from quatrain.evaluation.diagnose.problems import Problem
+from quatrain.experiments.diagnose.chances import chances
+from quatrain.experiments.diagnose.policies import TablePolicy
+from quatrain.experiments.diagnose.problems import Problem
 from quatrain.models.draws import draw
 from quatrain.parts.likelihoods import LogProb
 from quatrain.protocols import Sampling
