@@ -46,7 +46,7 @@ def test_json_is_one_object_with_the_numbers_of_the_tables():
 
 
 def test_the_text_says_what_was_claimed_and_prints_the_facts():
-    result = CliRunner().invoke(app, ["diagnose", "dr-grpo", "--problem", "bandit", "--beside", "none"])
+    result = CliRunner().invoke(app, ["diagnose", "dr-grpo", "--problem", "bandit", "--beside", "none"], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
     for words in ("Against the exact gradient", "0.8750", "exact: 27 compositions by reward", "Known facts", "None in dr-grpo"):
         assert words in result.stdout
