@@ -72,7 +72,7 @@ def reproduce(
     began = perf_counter()
     chosen = parse_seeds(SMOKE_SEEDS if scale == "smoke" else claim.seeds) if seeds is None else parse_seeds(seeds)
     if scale == "smoke":
-        claim = replace(claim, settings={**claim.settings, **(SMOKE if claim.measure is None else {}), **(claim.smoke or {})})
+        claim = small(claim)
     jobs = jobs_for(claim, chosen, Path(out))
     prepare(jobs)
     swept = sweep(jobs, jobs[0].folder.parents[1], workers=workers, address=address, live=live)
@@ -93,6 +93,16 @@ def reproduce(
         return found
     spent = {name: sum(outcome.result.get(name, 0.0) for outcome in swept.outcomes) for name in ("run_seconds", "tokens", "updates")}
     return replace(found, recorded=record(claim, found.verdict, numbers, found.seconds, spent, results))
+
+
+def small(claim: Claim) -> Claim:
+    """The claim with settings that take seconds; an arm's own keys give way to them."""
+    less = {**(SMOKE if claim.measure is None else {}), **(claim.smoke or {})}
+    arms = claim.arms
+    if claim.measure is None:
+        kept = [replace(arm, keys={name: value for name, value in arm.keys.items() if name not in less}) for arm in as_arms(arms)]
+        arms = {arm.label: arm for arm in kept}
+    return replace(claim, settings={**claim.settings, **less}, arms=arms)
 
 
 def jobs_for(claim: Claim, seeds: Sequence[int], out: Path) -> list[Job]:

@@ -146,6 +146,14 @@ def test_smoke_records_nothing(tmp_path: Path):
     assert found.verdict is not None and list(found.verdict.seeds) == [0, 1] and not (tmp_path / "results").exists()
 
 
+def test_smoke_is_short_whatever_an_arm_asks_for(tmp_path: Path):
+    from quatrain.experiments.reproduce import jobs_for, small
+
+    for found in claims_of("all"):
+        if found.measure is None:
+            assert all(job.rounds() <= 8 for job in jobs_for(small(found), [0], tmp_path)), found.id
+
+
 def test_failed_runs_and_missing_numbers_are_no_verdict(tmp_path: Path):
     made = Claim("x", "beats", "", arms=("ours", "theirs"), measure=missing)
     with pytest.raises(QuatrainError, match="was not measured"):
