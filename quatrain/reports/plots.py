@@ -117,7 +117,7 @@ def bars_plot(bars: Mapping[str, float | tuple[float, float, float]], *, title: 
         text = f"{value:.3g}" if math.isfinite(value) else "not measured"
         at = np.nanmax([0.0, value, high])
         axes.annotate(text, (at, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
-    axes.set_xlim(min(0.0, float(np.nanmin(np.append(lows, 0.0)))), float(reach) * 1.18)
+    axes.set_xlim(1.06 * min(0.0, float(np.nanmin(np.append(lows, 0.0)))), float(reach) * 1.18)
     axes.set_yticks(place, [_plain(name) for name in bars])
     _finish(axes, title, xlabel, "")
     axes.grid(visible=False, axis="y")

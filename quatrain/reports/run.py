@@ -122,7 +122,11 @@ def comparison_report(
     by_arm = {metric: {arm: curves.get(metric, _ABSENT) for arm, curves in by_update.items()} for metric in names}
     summary = rows if rows is not None else [{"arm": name, **_arm_row(runs)} for name, runs in arms.items()]
     several = any(len(runs) > 1 for runs in arms.values())
-    remark = " ".join(part for part in (note, "" if rows is not None else _ENDS_NOTE_ARMS, _SEEDS_NOTE if several else "") if part)
+    remark = " ".join(
+        part
+        for part in (note, "" if rows is not None else _ENDS_NOTE_ARMS, (_SEEDS_NOTE if rows is None else _BANDS_NOTE) if several else "")
+        if part
+    )
     sections = [
         html.Section("Results", html.table(summary, best=best) + (html.note(remark) if remark else "") + more),
         html.Section("Learning curves", _arm_plots(by_arm, _by_tokens(arms))),
@@ -159,7 +163,8 @@ _ENDS_NOTE_ARMS = "Accuracies and counts are the last evaluation; other metrics 
 _COLOURS_NOTE = (
     "What each action's gradient is multiplied by. Blue raises its probability, red lowers it; faint text is no action of the policy."
 )
-_SEEDS_NOTE = "± and bands: 95 % t-intervals of the mean over seeds."
+_BANDS_NOTE = "Bands: 95 % t-intervals of the mean over seeds."
+_SEEDS_NOTE = f"± and b{_BANDS_NOTE[1:]}"
 
 
 def end(history: History, name: str, first: bool = False) -> float:
