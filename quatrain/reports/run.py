@@ -122,11 +122,8 @@ def comparison_report(
     by_arm = {metric: {arm: curves.get(metric, _ABSENT) for arm, curves in by_update.items()} for metric in names}
     summary = rows if rows is not None else [{"arm": name, **_arm_row(runs)} for name, runs in arms.items()]
     several = any(len(runs) > 1 for runs in arms.values())
-    remark = " ".join(
-        part
-        for part in (note, "" if rows is not None else _ENDS_NOTE_ARMS, (_SEEDS_NOTE if rows is None else _BANDS_NOTE) if several else "")
-        if part
-    )
+    seeds_note = (_SEEDS_NOTE if rows is None else _BANDS_NOTE) if several else ""
+    remark = " ".join(part for part in (note, _ENDS_NOTE_ARMS if rows is None else "", seeds_note) if part)
     sections = [
         html.Section("Results", html.table(summary, best=best) + (html.note(remark) if remark else "") + more),
         html.Section("Learning curves", _arm_plots(by_arm, _by_tokens(arms))),
