@@ -86,10 +86,10 @@ claim(
         "hpt": "hpt",
         "sft": "sft",
         "grpo": "grpo:kl=0",
-        "sft→grpo": Arm("sft→grpo", imitate_then_explore, {"steps": 30}),
+        "sft→grpo": Arm("sft→grpo", imitate_then_explore, {"steps": 100}),
     },
-    settings={"task": "letters", "model": "tiny", "steps": 60, "prompts": 16, "eval_count": 512, "eval_every": 20},
-    stand_in="a character model of 0.4 million parameters and letter problems with worked solutions for Qwen2.5-Math on problems of "
+    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    stand_in="a character model of 0.2 million parameters and letter problems with worked solutions for Qwen2.5-Math on problems of "
     "competitions with answers of a larger model; the paper's LUFFY arm is left out",
     why="The demonstrations here are exact and short, so that plain imitation is stronger than it is on a larger model's long answers.",
 )
