@@ -25,6 +25,7 @@ from quatrain.parts.advantages import one
 from quatrain.parts.aggregations import token_mean
 from quatrain.parts.bounds import unbounded
 from quatrain.parts.denominators import Ratio
+from quatrain.parts.guides import guide_column, guides_of
 from quatrain.parts.likelihoods import Entropy, LogProb
 from quatrain.parts.needs import is_live, is_pass_needed, needs_of
 from quatrain.parts.selections import every_action
@@ -60,7 +61,8 @@ class Term:
     @property
     def live(self) -> bool:
         """Does it need the current policy's columns before any micro-batch is estimated: of other rows, or for the normaliser?"""
-        return is_pass_needed(self.advantage) or is_live(self.where) or is_live(self.aggregation)
+        whole = (self.advantage, *guides_of(self.bound))
+        return any(map(is_pass_needed, whole)) or is_live(self.where) or is_live(self.aggregation)
 
     def needs(self) -> Iterator[tuple[str, str]]:
         """(field, column) for every column that a part of it reads."""
@@ -160,7 +162,7 @@ class Objective:
         return batch.with_columns(**added)
 
     def finalise(self, batch: Batch, current: Mapping[Statistic, Tensor] | None = None) -> Batch:
-        """Add the live parts and the normalisers ``{term}/aggregation`` on the rows of one update.
+        """Add the live parts, the bounds' guides and the normalisers ``{term}/aggregation`` on the rows of one update.
 
         batch    the rows of one update, prepared.
         current  the statistics of the current policy on these rows; needed only if the objective is ``live``.
@@ -174,6 +176,7 @@ class Objective:
                 added[f"{name}/advantage"] = _part(name, term, "advantage", seen)
             where = added.get(f"{name}/where", batch.columns.get(f"{name}/where"))
             added[f"{name}/aggregation"] = term.aggregation(seen, where)
+            added |= {guide_column(guide): spread(guide(seen), batch) for guide in guides_of(term.bound)}
         return batch.with_columns(**added)
 
     def active(self, batch: Batch) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from quatrain.batch import Batch
 from quatrain.estimator import Objective
 from quatrain.knobs import resolve
+from quatrain.parts.guides import guides_of
 from quatrain.parts.needs import is_live
 from quatrain.training.recipe import Recipe
 from quatrain.training.state import State
@@ -21,13 +22,13 @@ def ratio_curves(recipe: Recipe, points: int = 401) -> dict[str, Curve]:
     """Term → (ratio [K] from 0 to 2, coefficient at advantage +1, at −1), without its normaliser and weight.
 
     Every trajectory has one action, so that a sequence's ratio is its action's; columns that a bound reads besides are equal to the
-    denominator's. Terms whose ratio is always 1 are one point of a flat line.
+    denominator's. Terms whose ratio is always 1 are one point of a flat line; those that depend on the policy otherwise are left out.
     """
     ratio = torch.linspace(0, 2, points + 1)[1:]
     curves = {}
     for _, step in resolve(recipe, {}).fits(Objective):
         for name, term in step.loss.terms.items():
-            if is_live(term.advantage):
+            if is_live(term.advantage) or guides_of(term.bound):
                 continue
             columns = {column: torch.zeros(points, 1) for _, column in term.needs() if column.endswith("_logp")}
             mask = torch.ones(points, 1, dtype=torch.bool)
