@@ -40,6 +40,7 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     # per trajectory, [N]
     "reward": ("outcome reward of the trajectory", "a task's rewards"),
     "prompt": ("group key: trajectories that began at the same Start share it", "every source"),
+    "answer": ("key of the trajectory's final answer: equal keys are equal answers", "the edit AnswerKeys()"),
     "pair": ("group key of a preference pair", "the Pairs source"),
     "preference": ("+1 chosen, -1 rejected", "the Pairs source"),
     "seed": ("the seed that regenerates this trajectory", "a sampling source"),

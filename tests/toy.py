@@ -149,6 +149,7 @@ def case(
             "reward": solved,
             "prompt": prompt * 7 + 3,  # keys need not be consecutive
             "pair": torch.arange(n) // 2,
+            "answer": torch.where(solved == 1, 0, 1 + torch.randint(3, (n,), generator=torch.Generator().manual_seed(seed + 1))),
             "preference": torch.tensor([1.0, -1.0], dtype=dtype).repeat(n // 2 + 1)[:n],
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -49,3 +50,35 @@ class OverlongPenalty:
     def __call__(self, state: Any, batch: Batch) -> Batch:
         over = (batch.lengths - (self.limit - self.cache)) / self.cache
         return batch.with_rows(reward=batch["reward"] - torch.clamp(over, 0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class AnswerKeys:
+    """``answer`` [N]: a key of each trajectory's final answer; equal keys are equal answers.
+
+    The final answer of a text is what ``quatrain.rewards.extract.final_answer`` finds (its last number, where it has several), or
+    the whole text, up to case and spaces. Where there are no texts it is the whole sequence of actions.
+    """
+
+    provides = ("answer",)
+
+    def __call__(self, state: Any, batch: Batch) -> Batch:
+        if "completion" in batch.notes:
+            answers: list[Any] = [answer_of(text) for text in batch.notes["completion"]]
+        else:
+            answers = [tuple(row[mask].flatten().tolist()) for row, mask in zip(batch.actions.cpu(), batch.mask.cpu(), strict=True)]
+        keys = [int.from_bytes(blake2b(repr(answer).encode(), digest_size=8).digest(), "little") >> 2 for answer in answers]
+        return batch.with_rows(answer=torch.tensor(keys, dtype=torch.int64, device=batch.device))
+
+
+def answer_of(text: str) -> str:
+    """The final answer of a completion, else all of it; lower case, single spaces.
+
+    >>> [answer_of(text) for text in ("so it is 42.", "2>9>8", " Ab  c")]
+    ['42', '8', 'ab c']
+    """
+    from quatrain.rewards.exact import normalise
+    from quatrain.rewards.extract import final_answer
+
+    last = text.rsplit(">", 1)[-1]  # a chain of values ends in its answer; what is in tags is found as a marked answer
+    return normalise(final_answer(text if "<" in text else last) or last)
