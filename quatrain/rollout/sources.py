@@ -166,5 +166,8 @@ def charge(state: Any, batch: Batch) -> None:
     state.measure({"reward": (reward.sum(), len(reward))})
     surprise = torch.where(batch.mask, batch["behaviour_logp"], 0.0).double()  # its mean is an unbiased estimate of the entropy
     state.measure({"entropy": (-surprise.sum(), actions)})
+    if "old_logp" in batch and not torch.equal(batch["old_logp"], batch["behaviour_logp"]):  # an engine sampled, the trainer scored
+        gap = torch.where(batch.mask, batch["behaviour_logp"] - batch["old_logp"], 0.0).double().abs()
+        state.measure({"sampler_gap": (gap.sum(), actions)})
     if len(batch["prompt"].unique()) < len(batch):
         state.measure({"groups/no_signal": ((~mixed_rewards(batch)).sum(), len(batch))})

@@ -25,6 +25,15 @@ def load_run_task(settings: Settings) -> Task:
     )
 
 
+def with_engine(policy: Policy, settings: Settings) -> Policy:
+    """The policy, sampled by the engine that the settings name."""
+    if settings.engine == "local":
+        return policy
+    from quatrain.engines.vllm import start
+
+    return start(policy, settings.engine_memory, settings.engine_context)
+
+
 def load_policy(name: str, task: Any, settings: Settings) -> Policy:
     """The policy that a name means: the task's own small network, the embedded language model, or a Hugging Face one."""
     makes_networks = hasattr(task, "network")

@@ -19,7 +19,7 @@ from quatrain.recipes.registry import find, make
 from quatrain.training import checkpoint
 from quatrain.training.describe import explain
 from quatrain.training.driver import build, run, total_rounds
-from quatrain.training.loading import load_policy, load_run_task
+from quatrain.training.loading import load_policy, load_run_task, with_engine
 from quatrain.training.recipe import Recipe
 from quatrain.training.recorder import Interrupted, Recorder
 from quatrain.training.settings import Settings, parse_settings
@@ -122,7 +122,7 @@ def assemble(plan: Plan, task: Any) -> tuple[Recipe, State]:
     settings, objects = plan.settings, plan.objects
     recipe = plan.recipe
     recipe.check(task)
-    policy = objects.get("model") or load_policy(settings.model, task, settings)
+    policy = with_engine(objects.get("model") or load_policy(settings.model, task, settings), settings)
     if hasattr(task, "check"):
         task.check(policy)
     known = recipe.knobs()

@@ -42,6 +42,10 @@ class Settings(BaseModel):
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     chat: bool | None = Field(None, description="wrap plain prompts in the model's chat template; default: for chat messages only")
 
+    engine: Literal["local", "vllm"] = Field("local", description="what samples: the trained model itself, or vLLM on the same GPU")
+    engine_memory: float = Field(0.4, gt=0, lt=1, description="share of the GPU's memory for vLLM")
+    engine_context: int | None = Field(None, ge=2, description="longest prompt and completion for vLLM; default: the model's own")
+
     prompt: str | None = Field(None, description="name of the prompt column")
     answer: str | None = Field(None, description="name of the answer column")
     solution: str | None = Field(None, description="name of the column of worked solutions")

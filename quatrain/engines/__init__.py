@@ -1,0 +1,1 @@
+"""Where trajectories are sampled when that is not the trained module itself."""
