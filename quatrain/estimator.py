@@ -152,13 +152,14 @@ class Objective:
 
     # -- the three steps -------------------------------------------------------------------------------------------
     def prepare(self, batch: Batch) -> Batch:
-        """Add each term's static selection, advantage and weight as columns ``{term}/where`` …: once, before any split."""
+        """Add each term's static selection, advantage and weight as columns ``{term}/where`` …, and its advantage's guides: once."""
         added = {}
         for name, term in self.terms.items():
             for part in ("where", "advantage", "weight"):
                 value = getattr(term, part)
                 if not is_live(value):
                     added[f"{name}/{part}"] = _part(name, term, part, batch)
+            added |= {guide_column(guide): spread(guide(batch), batch) for guide in guides_of(term.advantage)}
         return batch.with_columns(**added)
 
     def finalise(self, batch: Batch, current: Mapping[Statistic, Tensor] | None = None) -> Batch:

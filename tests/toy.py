@@ -127,7 +127,8 @@ def case(
     chosen = torch.randint(actions, shape, generator=g)
     state = torch.arange(n * length).view(shape)
     bare = Batch(mask=mask, actions=chosen, columns={"state": state})
-    columns = {name: plain_logp(table + stale * logits(), bare) for name in ("old_logp", "behaviour_logp", "reference_logp")}
+    selves = {name: table + stale * logits() for name in ("old", "behaviour", "reference")}
+    columns = {f"{name}_logp": plain_logp(self, bare) for name, self in selves.items()}
     columns |= {name: torch.randn(shape, generator=g, dtype=torch.float64) for name in ("value", "next_value", "rewards")}
     columns = {name: torch.where(mask, value, NAN).to(dtype) for name, value in columns.items()}
     last = mask & (torch.arange(length) == torch.where(mask, torch.arange(length), -1).amax(1, keepdim=True))
@@ -154,6 +155,7 @@ def case(
         },
     )
     others = {"teacher": TabularPolicy((table + stale * logits()).to(dtype))}
+    others |= {name: TabularPolicy(self.to(dtype)) for name, self in selves.items()}
     return Case(batch, TabularPolicy(table.to(dtype)), others)
 
 

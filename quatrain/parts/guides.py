@@ -1,7 +1,8 @@
 """Guides: values that a bound reads and that depend on other actions or rows, such as a batch's extremes.
 
 A bound that has some says so with ``guides``, a tuple of parts (batch → [N] or [N, T]); they are computed once on the rows of one
-update, with the current policy's columns where they read them, and never on a micro-batch.
+update, with the current policy's columns where they read them, and never on a micro-batch. A live advantage may have guides too:
+what it adds to action by action, without a look at the current policy; those are computed before any split (``guided`` reads them).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from quatrain.batch import Batch
+from quatrain.batch import Batch, spread
 from quatrain.errors import QuatrainError
 
 Guide = Callable[[Batch], Tensor]
@@ -27,6 +28,11 @@ def guides_of(part: Any) -> tuple[Guide, ...]:
 def guide_column(guide: Guide) -> str:
     """The column that a guide's value is kept in: two parts that are equal share it."""
     return f"guide/{guide!r}"
+
+
+def guided(guide: Guide, batch: Batch) -> Tensor:
+    """A guide's value [N, T]: as it was computed on the whole batch; else, where this is the whole batch, computed now."""
+    return batch[guide_column(guide)] if guide_column(guide) in batch else spread(guide(batch), batch)
 
 
 @dataclass(frozen=True)
