@@ -24,12 +24,17 @@ from quatrain.training.steps import Collect, Fit
 from tests.toy import NAN, Case, TabularCritic, TabularPolicy, ToyTask, assert_same, case, fit_of, gradient
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "copg": [{"data": "pairs"}],
     "dapo": [{"mean": "batch"}],
+    "dhpo": [{"guide": "entropy"}, {"guide": "entropy-response", "minimum": "branch"}, {"minimum": "after"}],
+    "gmpo": [{"level": "sequence", "kl": 0.04}],
     "grpo": [{"kl": 0.0}],
     "hpt": [{"version": "code", "entropy": 0.001}, {"soft": True}],
+    "lite-ppo": [{"finished": True}],
     "opd": [{"kind": "forward"}, {"kind": "jsd"}],
     "ppo": [{"entropy": 0.01}],
     "reinforce": [{"baseline": False, "discount": 0.9}],
+    "topr": [{"ratio": "token", "refresh": 2}, {"taper": "truncated"}],
 }
 ALL = [(entry.name, options) for entry in entries() for options in [{}, *VARIANTS.get(entry.name, [])]]
 every_recipe = pytest.mark.parametrize(("name", "options"), ALL, ids=[f"{name}-{options}" if options else name for name, options in ALL])

@@ -32,9 +32,9 @@ claim(
     "beats",
     "One exactly on-policy update per batch with the length-weighted baseline ends at a higher accuracy than GRPO with several.",
     arms=("opo", "grpo:kl=0,minibatches=4"),
-    settings={"task": "letters", "model": "tiny", "steps": 60, "prompts": 16, "eval_count": 512, "eval_every": 20},
+    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
     budget="tokens",
-    stand_in="a character model of 0.4 million parameters and letter problems for a distilled Qwen 7B on mathematics",
+    stand_in="a character model of 0.2 million parameters and letter problems for a distilled Qwen 7B on mathematics",
     why="At equal samples GRPO takes four updates where OPO takes one; with the same learning rate that is an advantage which the "
     "paper's larger batches do not give it.",
 )

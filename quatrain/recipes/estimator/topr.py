@@ -69,8 +69,8 @@ claim(
         "clip": Arm("clip", stale_grpo),
         "positives": "topr:taper=positives",
     },
-    settings={"task": "letters", "model": "tiny", "steps": 60, "prompts": 16, "eval_count": 512, "eval_every": 20},
-    stand_in="a character model of 0.4 million parameters and letter problems for Llama 3 8B on GSM8K and MATH; fresh samples of the "
+    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    stand_in="a character model of 0.2 million parameters and letter problems for Llama 3 8B on GSM8K and MATH; fresh samples of the "
     "initial policy in every round for a data set sampled once; the DPO arm is left out",
-    why="Sixty updates may be too few for plain REINFORCE to collapse.",
+    why="Two hundred updates may be too few for plain REINFORCE to collapse.",
 )
