@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from quatrain.models.products import product
+
 ROWS = 1024  # positions of a block, at most
 BLOCK = 2**19  # logits of a block, by measurement: with their rows and words they fit the cache of one core
 SLACK = 4.0  # log₂ of the largest exponential before sums are rescaled; the smaller, the less is cancelled in the entropy
@@ -86,37 +88,39 @@ class _Fused(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None, None
 
 
-def _expectations(x: Tensor, weight: Tensor, shift: Tensor, elements: int, mean: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _expectations(x: Tensor, weight: Tensor, shift: Tensor, elements: int, differentiate: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """([M] log₂ Σ 2^z, [M] entropy in nats, [M, D] Σ π w or None), starting from sums of 2^(z − shift)."""
     kind = torch.float64 if x.device.type == "cpu" else x.dtype
     shift, total, weighted = shift.to(kind, copy=True), *(torch.zeros(len(x), dtype=kind, device=x.device) for _ in range(2))
-    product = torch.zeros_like(x) if mean else None
-    for rows, words, z in _blocks(x, weight, elements):
+    mean = torch.zeros_like(x) if differentiate else None
+    for rows, words in _blocks(x, weight, elements):
+        z = product(x[rows], weight[words])
         largest = z.amax(1)
         if bool((largest > shift[rows] + SLACK).any()):
             new = torch.maximum(shift[rows], largest)
             fall = shift[rows] - new
             weighted[rows] = (weighted[rows] + fall * total[rows]) * fall.exp2()
             total[rows] *= fall.exp2()
-            if mean:
-                product[rows] *= fall.exp2().to(x.dtype)[:, None]
+            if differentiate:
+                mean[rows] *= fall.exp2().to(x.dtype)[:, None]
             shift[rows] = new
         power = z.sub_(shift[rows, None].to(x.dtype)).exp2()
         total[rows] += power.sum(1)
         weighted[rows] += torch.linalg.vecdot(power, z)
-        if mean:
-            product[rows].addmm_(power, weight[words])
-    if mean:
-        product /= total.to(x.dtype)[:, None]
+        if differentiate:
+            mean[rows] += product(power, weight[words].T)
+    if differentiate:
+        mean /= total.to(x.dtype)[:, None]
     log_total = total.log2()
     entropy = LN_2 * (log_total - weighted / total).clamp_min(0.0)
-    return (shift + log_total).to(x.dtype), entropy.to(x.dtype), product
+    return (shift + log_total).to(x.dtype), entropy.to(x.dtype), mean
 
 
 def _through_log_prob(x: Tensor, weight: Tensor, normaliser: Tensor, scaled: Tensor, grad_weight: Tensor, elements: int) -> None:
     """Add Σ_i π_i scaled_iᵀ to the weights' gradient."""
-    for rows, words, z in _blocks(x, weight, elements):
-        grad_weight[words].addmm_(z.sub_(normaliser[rows, None]).exp2_().T, scaled[rows])
+    for rows, words in _blocks(x, weight, elements):
+        z = product(weight[words], x[rows])  # transposed: as the second product wants it
+        grad_weight[words] += product(z.sub_(normaliser[rows]).exp2_(), scaled[rows].T)
 
 
 def _through_both(
@@ -131,28 +135,21 @@ def _through_both(
     elements: int,
 ) -> Tensor:
     """Σ_v q_v w_v [M, D] with q = −π (c + c_H (log π + H)), the slope of both but for the taken action; q yᵀ is added to the weights'."""
-    constant, linear = -(by_log_prob + by_entropy * entropy)[:, None], -LN_2 * by_entropy[:, None]
+    constant, linear = -(by_log_prob + by_entropy * entropy), -LN_2 * by_entropy
     slope = torch.zeros_like(x)
-    for rows, words, z in _blocks(x, weight, elements):
-        z.sub_(normaliser[rows, None])
+    for rows, words in _blocks(x, weight, elements):
+        z = product(weight[words], x[rows]).sub_(normaliser[rows])
         q = torch.addcmul(constant[rows], linear[rows], z).mul_(z.exp2_())
-        slope[rows].addmm_(q, weight[words])
+        slope[rows] += product(q.T, weight[words].T)
         if grad_weight is not None:
-            grad_weight[words].addmm_(q.T, y[rows])
+            grad_weight[words] += product(q, y[rows].T)
     return slope
 
 
-def _blocks(x: Tensor, weight: Tensor, elements: int) -> Iterator[tuple[slice, slice, Tensor]]:
-    """(rows, words, their logits [m, v]): the words outside, so that their weights stay in cache. The logits are overwritten."""
-    m = min(len(x), ROWS, elements)
-    if m == 0:
-        return
-    v = min(len(weight), max(1, elements // m))
-    memory = x.new_empty(m * v)
+def _blocks(x: Tensor, weight: Tensor, elements: int) -> Iterator[tuple[slice, slice]]:
+    """(rows, words) of each block: the words outside, so that their weights stay in cache."""
+    m = max(1, min(len(x), ROWS, elements))
+    v = max(1, elements // m)
     for first in range(0, len(weight), v):
-        words = slice(first, min(first + v, len(weight)))
         for start in range(0, len(x), m):
-            rows = slice(start, min(start + m, len(x)))
-            shape = (rows.stop - rows.start, words.stop - words.start)
-            z = memory[: shape[0] * shape[1]].view(shape)
-            yield rows, words, torch.mm(x[rows], weight[words].T, out=z)
+            yield slice(start, min(start + m, len(x))), slice(first, min(first + v, len(weight)))
