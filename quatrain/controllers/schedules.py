@@ -8,6 +8,7 @@ from math import cos, pi
 from typing import Any, Literal
 
 from quatrain.errors import QuatrainError
+from quatrain.knobs import Knob, resolve
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,23 @@ class Schedule:
 
     def __call__(self, state: Any, metrics: Mapping[str, float]) -> dict[str, float]:
         return {self.knob: self.at(state.step)}
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """A knob that falls linearly from its peak to 0 over the rounds of each stage: peak·(1 − k/K) in round k of K.
+
+    >>> from types import SimpleNamespace
+    >>> [Annealed("t", 2.0, rounds=4)(SimpleNamespace(round=k, knobs={}), {})["t"] for k in (1, 2, 3, 4)]
+    [1.5, 1.0, 0.5, 2.0]
+
+    It is never 0 in a round: after a stage's last round it is at its peak, for the next stage.
+    """
+
+    knob: str
+    peak: float = 1.0
+    rounds: int | Knob = Knob("steps", 200)
+
+    def __call__(self, state: Any, metrics: Mapping[str, float]) -> dict[str, float]:
+        rounds = resolve(self.rounds, state.knobs)
+        return {self.knob: self.peak * (1 - state.round / rounds if state.round < rounds else 1.0)}

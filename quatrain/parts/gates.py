@@ -70,4 +70,4 @@ class Scaled:
         return needs_of(self.of)
 
     def __call__(self, batch: Batch) -> Tensor:
-        return self.of(batch) * (self.by / self.over)
+        return self.of(batch).double() * (self.by / self.over)

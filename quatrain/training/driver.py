@@ -58,6 +58,7 @@ def run(
             moved = controller(state, metrics)
             check_known(moved, known)
             state.knobs |= moved
+            state.steered |= set(moved)
         after(state, metrics)
     return state
 

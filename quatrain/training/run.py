@@ -179,7 +179,9 @@ def resume(folder: Path, state: State, recorder: Recorder) -> None:
     knobs = state.knobs
     state.load_state_dict(checkpoint.load(found[-1]))
     changed = {
-        name: (state.knobs[name], value) for name, value in knobs.items() if name not in ("lr", "steps") and state.knobs.get(name) != value
+        name: (state.knobs[name], value)
+        for name, value in knobs.items()
+        if name not in ("lr", "steps", *state.steered) and state.knobs.get(name) != value
     }
     if changed:
         told = ", ".join(f"{name}: {old} in the checkpoint, {new} now" for name, (old, new) in changed.items())

@@ -34,7 +34,7 @@ class State:
     models      by name; ``policy`` is the one that a recipe improves.
     optimizers  by model name.
     stores      what was collected, by name.
-    knobs       numbers set from outside.
+    knobs       numbers set from outside; ``steered``: the names of those that a controller has moved.
     spent       the ledger: tokens, updates, trajectories, seconds …, since the start.
     cursors     position in each split: what was trained on.
     stage, round, step   number of the stage, of the round within it, and of all rounds together.
@@ -47,6 +47,7 @@ class State:
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     stores: dict[str, Batch] = field(default_factory=dict)
     knobs: dict[str, float] = field(default_factory=dict)
+    steered: set[str] = field(default_factory=set)
     spent: Counter[str] = field(default_factory=Counter)
     cursors: Counter[str] = field(default_factory=Counter)
     stage: int = 0
@@ -100,6 +101,7 @@ class State:
             "optimizers": {**self._saved_optimizers, **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}},
             "task": self.task.state_dict() if hasattr(self.task, "state_dict") else {},
             "knobs": dict(self.knobs),
+            "steered": sorted(self.steered),
             "spent": dict(self.spent),
             "cursors": dict(self.cursors),
             "drawn": dict(self._drawn),
@@ -121,7 +123,7 @@ class State:
             self.models[name].version = saved["version"]
         if hasattr(self.task, "load_state_dict"):
             self.task.load_state_dict(state["task"])
-        self.knobs = dict(state["knobs"])
+        self.knobs, self.steered = dict(state["knobs"]), set(state["steered"])
         self.spent, self.cursors, self._drawn = Counter(state["spent"]), Counter(state["cursors"]), Counter(state["drawn"])
         self.seed, self.stage, self.round, self.step = state["seed"], state["stage"], state["round"], state["step"]
         self._saved_optimizers = dict(state["optimizers"])
