@@ -74,7 +74,7 @@ def peak_above(run: Callable[[], object]) -> float:
     """MB of resident memory at the peak of ``run`` above those before it (Linux: the kernel's own high-water mark, reset first)."""
 
     def status(field: str) -> float:
-        return next(float(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith(field))
+        return next(float(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
 
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
@@ -97,7 +97,10 @@ def machine(threads: int) -> str:
         except PackageNotFoundError:
             return f"no {package}"
 
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        platform.processor(),
+    )
     return f"{model}, {os.cpu_count()} cores, {threads} thread(s), fp32; {of('torch')}, {of('transformers')}, {of('trl')}"
 
 

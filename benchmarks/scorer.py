@@ -148,7 +148,8 @@ def main() -> None:
         f"{spread(products['torch.mm'])}.",
     ]
     notes += differences(results["quatrain"], {name: found for name, found in results.items() if name != "quatrain"}, runs)
-    report(f"scorer {args.rows}x{args.length} threads {args.threads}", args.threads, ("side", "time", "of quatrain's", "peak memory", "of quatrain's"), table, notes)  # fmt: skip
+    columns = ("side", "time", "of quatrain's", "peak memory", "of quatrain's")
+    report(f"scorer {args.rows}x{args.length} threads {args.threads}", args.threads, columns, table, notes)
 
 
 def differences(mine: tuple, others: dict, runs: dict) -> list[str]:

@@ -10,6 +10,7 @@ gradient (``fused``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from quatrain.models.backbone import Backbone
 from quatrain.models.chunked import by_chunks
 from quatrain.models.distributions import Categorical
 from quatrain.models.fused import BLOCK, log_prob_and_entropy
+from quatrain.models.products import FastLinear, is_onednn
 from quatrain.parts.likelihoods import Entropy, LogProb
 from quatrain.protocols import Statistic
 
@@ -73,7 +75,10 @@ def hidden_at_actions(backbone: Backbone, batch: Batch, role: str) -> Tensor:
     """[M, D] hidden states from which the actions were predicted, in the order of ``batch.mask``."""
     # Padding is at the end, where causal attention hides it: any id does, but the model's own pad id would make it warn.
     rows = contiguous(batch, role, pad=1 if backbone.model.config.get_text_config(decoder=True).pad_token_id == 0 else 0)
-    hidden = backbone.hidden(rows.ids)
+    # Checkpointed layers (the only reason for training mode) are computed again outside of this function.
+    quick = is_onednn() and rows.ids.device.type == "cpu" and not backbone.model.training and not _is_transformed()
+    with FastLinear() if quick else nullcontext():
+        hidden = backbone.hidden(rows.ids)
     return hidden.reshape(-1, hidden.shape[-1])[rows.index]
 
 
@@ -144,5 +149,10 @@ def _is_fused(backbone: Backbone, hidden: Tensor, statistics: Sequence[Statistic
         and hidden.dtype in (torch.float32, torch.float64)
         and type(weight.data) is Tensor  # not a sharded one
         and not torch.is_autocast_enabled(hidden.device.type)
-        and not torch._C._are_functorch_transforms_active()
+        and not _is_transformed()
     )
+
+
+def _is_transformed() -> bool:
+    """Within torch.func (vmap, grad, jvp): written-out gradients have no rules for it."""
+    return torch._C._are_functorch_transforms_active()
