@@ -11,10 +11,12 @@ from torch import Tensor
 
 from quatrain.batch import Batch
 from quatrain.estimator import Objective
+from quatrain.experiments.diagnose.judge import judge
+from quatrain.experiments.diagnose.problems import tree
 from quatrain.parts.baselines import Affine
 from quatrain.parts.denominators import Ratio
 from quatrain.parts.selections import every_action
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import Case, TabularPolicy, assert_same, autograd, case, gradient
 
 
@@ -103,9 +105,16 @@ def test_on_policy_it_is_rloo_with_the_penalty_in_the_reward():
     assert_same(gradient(make("copg", beta=beta), here), gradient(make("rloo"), rloo), 1e-12)
 
 
+def test_its_mean_on_policy_is_exactly_the_gradient_of_reward_minus_the_kl():
+    """By enumeration: no bias against ∇(E r − β KL of whole sequences), which it declares as its target."""
+    found = judge(make("copg", group=2, beta=0.5), tree(3))
+    assert found.target == "reward − 0.5·KL to the reference"
+    assert found.total.bias < 1e-9 and found.total.scale == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_on_preference_pairs_it_is_ipo(beta: float):
-    """(margin − 1/(2τ))² with τ = β/4, times β/8."""
+    """(margin − 1/(2τ))² with τ = β/4, times β/4."""
     here = case(4)
     margin = log_ratio(here).view(-1, 2) @ torch.tensor([1.0, -1.0], dtype=torch.float64)
     tau = beta / 4
