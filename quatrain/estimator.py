@@ -74,7 +74,7 @@ class Term:
 
 @dataclass(frozen=True)
 class TermEstimate:
-    """Every intermediate of one term, [N, T] each and detached, except ``statistic``. ``weighs``: its ratio is not 1 by definition."""
+    """Every intermediate of one term, [N, T] each and detached, except ``statistic``. ``weighs``: its ratio is one to another policy."""
 
     where: Tensor
     log_ratio: Tensor
@@ -217,7 +217,8 @@ class Objective:
                         fix="bound the ratio (Clip has dual=…), lower the learning rate, or check the column with quatrain explain",
                     )
             loss = loss - torch.where(coefficient != 0, coefficient * statistic, 0.0).sum()
-            terms[name] = TermEstimate(where, log_ratio, advantage, factor, coefficient, statistic, bool(needs_of(term.denominator)))
+            weighs = any(not column.startswith("current_") for column in needs_of(term.denominator))
+            terms[name] = TermEstimate(where, log_ratio, advantage, factor, coefficient, statistic, weighs)
         if not torch.isfinite(loss):
             raise NonFiniteError(
                 "the loss is not finite", given=loss.item(), fix="a selected action has probability 0 or NaN under the current policy"

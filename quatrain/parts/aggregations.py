@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from quatrain.batch import Batch, group_index, group_sum
 from quatrain.errors import QuatrainError
+from quatrain.parts.needs import needs_of
 
 
 def token_mean(batch: Batch, where: Tensor) -> Tensor:
@@ -70,6 +72,21 @@ class PerGroup:
         if self.rows == "mean":
             w = w / group_sum((actions > 0).double(), index, count)[index].clamp(min=1)[:, None]
         return w / count
+
+
+@dataclass(frozen=True)
+class Over:
+    """Another average, taken over the actions of a given selection in place of the term's own: terms that share one mean."""
+
+    aggregation: Callable[[Batch, Tensor], Tensor]
+    selection: Callable[[Batch], Tensor]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (*needs_of(self.aggregation), *needs_of(self.selection))
+
+    def __call__(self, batch: Batch, where: Tensor) -> Tensor:
+        return self.aggregation(batch, batch.mask & self.selection(batch))
 
 
 def _rows(where: Tensor) -> Tensor:

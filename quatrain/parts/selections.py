@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from quatrain.batch import Batch, Origin
-from quatrain.parts.needs import needs
+from quatrain.parts.needs import needs, needs_of
 
 
 def every_action(batch: Batch) -> Tensor:
@@ -35,3 +36,26 @@ class Finished:
 
     def __call__(self, batch: Batch) -> Tensor:
         return batch.mask & ~(batch["truncated"] & batch.mask).any(1, keepdim=True)
+
+
+@needs("reward")
+def judged(batch: Batch) -> Tensor:
+    """Actions of trajectories that have a reward (demonstrations have none, unless they were given one)."""
+    return batch.mask & ~batch["reward"].isnan()[:, None]
+
+
+@dataclass(frozen=True)
+class Both:
+    """Actions that every one of several selections has."""
+
+    selections: tuple[Callable[[Batch], Tensor], ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(name for part in self.selections for name in needs_of(part))
+
+    def __call__(self, batch: Batch) -> Tensor:
+        chosen = batch.mask
+        for part in self.selections:
+            chosen = chosen & part(batch)
+        return chosen

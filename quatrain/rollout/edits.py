@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
 from quatrain.knobs import Knob
+from quatrain.parts.needs import needs_of
 from quatrain.rollout.sources import require
 
 
 @dataclass(frozen=True)
 class AddDemonstrations:
-    """Add the demonstration of every start of the batch, where it has one, as a row of the same prompt."""
+    """Add the demonstration of every start of the batch, where it has one, as a row of the same prompt.
 
-    needs = ("prompt",)
+    when    batch → [N], a gate such as ``Solved(invert=True)``: only for prompts where it is not 0. None: for all.
+    reward  what the demonstrations are worth, so that they take part in their groups; None: they have no reward.
+    """
+
+    when: Callable[[Batch], Tensor] | None = None
+    reward: float | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("prompt", *needs_of(self.when))
 
     def check(self, task: Any) -> None:
         require(task, "demonstrations")
 
     def __call__(self, state: Any, batch: Batch) -> Batch:
-        starts = list({int(key): start for key, start in zip(batch["prompt"], batch.notes["start"], strict=True)}.values())
+        chosen = [True] * len(batch) if self.when is None else (self.when(batch) != 0).tolist()
+        notes = zip(batch["prompt"], batch.notes["start"], chosen, strict=True)
+        starts = list({int(key): start for key, start, wanted in notes if wanted}.values())
+        if not starts:
+            return batch
         shown = state.task.demonstrations(state.models["policy"], starts)
         state.spent["demonstrations"] += len(shown)
+        if self.reward is not None:
+            shown = shown.with_rows(reward=torch.full((len(shown),), self.reward, dtype=batch["reward"].dtype, device=shown.device))
         return Batch.cat([batch, shown])
 
 
