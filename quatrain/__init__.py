@@ -16,7 +16,7 @@ _HOMES = {
     "quatrain.estimator": ("Estimate", "Objective", "Term"),
     "quatrain.experiments.compare": ("compare",),
     "quatrain.knobs": ("Knob",),
-    "quatrain.recipes.registry": ("entries", "make", "recipe"),
+    "quatrain.training.registry": ("entries", "make", "recipe"),
     "quatrain.training.describe": ("eject", "explain"),
     "quatrain.training.recipe": ("Recipe", "Stage"),
     "quatrain.training.run": ("Run", "train"),

@@ -130,7 +130,7 @@ def systems(
 ) -> None:
     """Every system: its family, its paper, and what it is in one line."""
     from quatrain.experiments.records import read_records, verdict_of
-    from quatrain.recipes.registry import entries
+    from quatrain.training.registry import entries
 
     records = read_records()
     rows = [
@@ -169,8 +169,8 @@ def explain(
     picture: Annotated[Path | None, typer.Option(help="write a picture of the coefficients (.svg or .png)")] = None,
 ) -> None:
     """The equation and the four parts of a recipe; what differs from its neighbour."""
-    from quatrain.recipes.registry import find, make
     from quatrain.training.describe import explain as describe
+    from quatrain.training.registry import find, make
     from quatrain.training.settings import split_pairs
 
     entry, recipe = find(name), make(name, **split_pairs(keys or []))

@@ -10,7 +10,7 @@ import pytest
 from quatrain.errors import QuatrainError
 from quatrain.knobs import Knob, check_known, defaults, knobs_in, resolve
 from quatrain.parts.bounds import Clip
-from quatrain.recipes.registry import entries, make
+from quatrain.training.registry import entries, make
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def jobs_of(arms: Sequence[Arm], seeds: Sequence[int], folder: Path, keys: Mappi
 
 def known_keys(arm: Arm) -> set[str]:
     """What the arm may be told: its options, knobs and settings."""
-    from quatrain.recipes.registry import find, make
+    from quatrain.training.registry import find, make
     from quatrain.training.settings import Settings
 
     if isinstance(arm.recipe, str):

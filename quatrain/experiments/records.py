@@ -89,7 +89,7 @@ def verdict_of(system: str, records: Mapping[str, Mapping[str, Any]]) -> str | N
 
 def systems_table(results: str | Path | None = None) -> str:
     """docs/systems.md as text."""
-    from quatrain.recipes.registry import entries
+    from quatrain.training.registry import entries
 
     records = read_records(results)
     lines = [INTRODUCTION, "| system | family | paper | verdict | measured | seeds |", "|---|---|---|---|---|---|"]

@@ -41,7 +41,7 @@ class Reproduction:
 
 def claims_of(name: str) -> list[Claim]:
     """The claims of a recipe, of a family, of a glob, or of ``all``. Raises QuatrainError if there are none."""
-    from quatrain.recipes.registry import entries
+    from quatrain.training.registry import entries
 
     families = {entry.name: entry.family for entry in entries()}  # importing the recipes registers their claims
     found = [claim for claim in CLAIMS.values() if name in ("all", claim.system, families.get(claim.system)) or fnmatch(claim.id, name)]

@@ -47,14 +47,14 @@ def load_causal_lm(
     dtype   "float32", "bfloat16" or "auto" (as saved). device  "auto" takes an accelerator if there is one.
 
     Raises QuatrainError when the directory does not exist or holds no model, no safetensors or no tokenizer, when the
-    hub cannot be reached, and for an unknown dtype.
+    hub cannot be reached, and for an unknown dtype or a device that is not there.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if dtype not in DTYPES:
         raise QuatrainError("unknown dtype", given=dtype, expected=", ".join(DTYPES), fix=nearest(dtype, DTYPES))
-    name = str(name_or_path)
+    name, place = str(name_or_path), _device(device)
     _check_directory(name)
     tokenizer = _tokenizer(name, trust_remote_code)
     try:
@@ -64,7 +64,7 @@ def load_causal_lm(
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise _refusal(name, "model", error) from error
-    model = model.to(_device(device))
+    model = model.to(place)
     if gradient_checkpointing:
         enable_gradient_checkpointing(model)
     if lora is not None:
@@ -145,7 +145,12 @@ def _refusal(name: str, what: str, error: Exception) -> QuatrainError:
 
 
 def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
+    """The device of that name, if it is here. Metal has no fp64, in which advantages, normalisers and draws are computed."""
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    usable = here if here is not None and here.type != "mps" else None
+    if name == "auto":
+        return usable or torch.device("cpu")
+    kinds = ["cpu", *([usable.type] if usable else [])]
+    if name.partition(":")[0] not in kinds:
+        raise QuatrainError("there is no such device to train on", given=f"device={name}", expected=" or ".join(kinds), fix="device=auto")
+    return torch.device(name)

@@ -15,13 +15,13 @@ import torch
 
 from quatrain.controllers.schedules import Schedule
 from quatrain.errors import QuatrainError
-from quatrain.recipes.registry import find, make
 from quatrain.training import checkpoint
 from quatrain.training.describe import explain
 from quatrain.training.driver import build, run, total_rounds
 from quatrain.training.loading import load_policy, load_run_task, with_engine
 from quatrain.training.recipe import Recipe
 from quatrain.training.recorder import Interrupted, Recorder
+from quatrain.training.registry import find, make
 from quatrain.training.settings import Settings, parse_settings
 from quatrain.training.state import State
 

@@ -121,6 +121,7 @@ class Plant:
     raw: bool = False  # logprobs_mode is not honoured
     keep_cache: bool = False  # reset_prefix_cache does nothing
     abort: bool = False
+    length_first: bool = False  # older versions look at the length before the last token
     received: list[str] = dataclasses.field(default_factory=list)
     params: list[SamplingParams] = dataclasses.field(default_factory=list)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -173,10 +174,11 @@ class LLM:
             token, entry = self.draw(logits, params, generator)
             tokens.append(token)
             logprobs.append(entry)
-            if token in (params.stop_token_ids or ()):
+            ended = token in (params.stop_token_ids or ())
+            if len(tokens) >= params.max_tokens or len(prompt) + len(tokens) >= self.limit:
+                reason = "stop" if ended and not self.plant.length_first else "length"
+            elif ended:
                 reason = "stop"
-            elif len(tokens) >= params.max_tokens or len(prompt) + len(tokens) >= self.limit:
-                reason = "length"
             text = self.tokenizer.decode(tokens, skip_special_tokens=params.skip_special_tokens) if params.detokenize else ""
             if any(stop in text for stop in params.stop or ()):
                 reason = "stop"

@@ -213,11 +213,14 @@ def test_rows_are_ordered_prompt_by_prompt_and_regenerate_from_their_seeds_in_an
     assert torch.equal(alone.actions[0][alone.mask[0]], batch.actions[4][batch.mask[4]])
 
 
-def test_ends_are_told_from_cuts(plant: Plant):
+@pytest.mark.parametrize("length_first", [False, True])
+def test_ends_are_told_from_cuts(plant: Plant, length_first: bool):
+    plant.length_first = length_first
     model = local(scale=1.0)
     eos = model.tokenizer.eos_token_id
     policy = start(model)
     batch = policy.sample([PROMPTS[0]], 100, Sampling(temperature=2.0, max_actions=9), torch.arange(100))
+    assert batch["terminated"][:, 8].any()  # one ends in the last place
     last = batch.mask & (batch.mask.cumsum(1) == batch.lengths[:, None])
     ended = batch.actions[last] == eos
     assert 5 < ended.sum() < 95
@@ -261,6 +264,18 @@ def test_the_engine_is_started_in_this_process_with_random_weights_and_the_train
     assert policy.tolerance == 0.2 and policy.gap < 0.05 and batch["old_logp"].dtype == torch.float32
     with pytest.raises(QuatrainError, match="engine's context"):
         sampled(policy, max_actions=62)
+
+
+def test_adapters_over_16_bit_weights_arrive_after_every_update(plant: Plant):
+    policy = start(local(lora=True, dtype=torch.bfloat16))
+    assert {parameter.dtype for parameter in policy.module.parameters() if parameter.requires_grad} == {torch.float32}
+    for _ in range(2):
+        sampled(policy)
+        assert policy.gap < 0.1
+        trained(policy)
+    plant.drop = True
+    with pytest.raises(QuatrainError, match="another checksum"):
+        sampled(policy)
 
 
 def test_everything_else_is_the_trained_module(plant: Plant, tmp_path: Path):

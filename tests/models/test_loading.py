@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -67,3 +69,16 @@ def test_settings_are_checked(tmp_path) -> None:
 def test_pad_may_equal_eos(tmp_path) -> None:
     tokenizer = load_causal_lm(tiny_directory(tmp_path / "model", pad_is_eos=True), device="cpu").tokenizer
     assert tokenizer.pad_token_id == tokenizer.eos_token_id != tiny_tokenizer().pad_token_id + 1
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "tpu"])
+def test_a_device_that_is_not_here_is_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(QuatrainError, match=f"device={name}"):
+        load_causal_lm(tiny_directory(tmp_path), device=name)
+
+
+def test_an_accelerator_without_double_precision_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    assert load_causal_lm(tiny_directory(tmp_path)).device.type == "cpu"

@@ -10,7 +10,7 @@ import torch
 from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
 from quatrain.parts.lengths import LengthAdvantage
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.recipes.test_grpo import z_scores
 from tests.toy import Case, assert_same, autograd, case, gradient
 

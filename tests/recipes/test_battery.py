@@ -14,26 +14,32 @@ from quatrain.batch import Batch
 from quatrain.estimator import Objective, Term
 from quatrain.parts.bounds import unbounded
 from quatrain.parts.denominators import Ratio
-from quatrain.recipes.registry import entries, find, make
 from quatrain.rollout.edits import AddDemonstrations
 from quatrain.training.driver import build, run
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import entries, find, make
 from quatrain.training.selves import Given
 from quatrain.training.state import State
 from quatrain.training.steps import Collect, Fit
 from tests.toy import NAN, Case, TabularCritic, TabularPolicy, ToyTask, assert_same, case, fit_of, gradient
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "adora": [{"version": "vision", "kl": 0.04}],
     "copg": [{"data": "pairs"}],
+    "copo": [{"gate": "hard", "kl": 0.04}, {"unless": "no_signal"}],
+    "dagrpo": [{"threshold": 0.7, "kl": 0.04}, {"threshold": 0.7, "distance": "score", "anchors": False}],
     "dapo": [{"mean": "batch"}],
     "dhpo": [{"guide": "entropy"}, {"guide": "entropy-response", "minimum": "branch"}, {"minimum": "after"}],
+    "discovered-po": [{"drift": "clip", "entropy": 0.01}],
     "gmpo": [{"level": "sequence", "kl": 0.04}],
     "grpo": [{"kl": 0.0}],
     "hpt": [{"version": "code", "entropy": 0.001}, {"soft": True}],
     "lite-ppo": [{"finished": True}],
+    "mdpo": [{"kl": "sampled", "q": 1.5}],
     "opd": [{"kind": "forward"}, {"kind": "jsd"}],
     "ppo": [{"entropy": 0.01}],
     "reinforce": [{"baseline": False, "discount": 0.9}],
+    "rpg": [{"kl": "forward", "beta": 0.1}, {"kl": "reverse", "clip": "clamp"}, {"kl": "unnormalised-forward", "clip": "none"}],
     "topr": [{"ratio": "token", "refresh": 2}, {"taper": "truncated"}],
 }
 ALL = [(entry.name, options) for entry in entries() for options in [{}, *VARIANTS.get(entry.name, [])]]

@@ -13,10 +13,10 @@ from quatrain.parts.bounds import Clip, unbounded
 from quatrain.parts.levels import GeometricClip, TwoLevelClip
 from quatrain.parts.tapers import TaperBySign
 from quatrain.recipes.basics.off_policy import off_policy
-from quatrain.recipes.registry import make
 from quatrain.rollout.sources import DynamicSampling
 from quatrain.training.driver import build, run
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import make
 from quatrain.training.state import State
 from quatrain.training.steps import Collect
 from tests.toy import Case, ToyTask, assert_same, autograd, case, gradient

@@ -13,8 +13,8 @@ from quatrain.errors import QuatrainError
 from quatrain.parts.aggregations import sequence_mean
 from quatrain.parts.bounds import Clip
 from quatrain.parts.consistency import ConsistencyAdvantage, EntropyGate, answer_entropy
-from quatrain.recipes.registry import make
 from quatrain.rollout.edits import AnswerKeys
+from quatrain.training.registry import make
 from tests.recipes.test_grpo import z_scores
 from tests.toy import Case, assert_same, autograd, case, gradient
 

@@ -7,9 +7,9 @@ import torch
 
 from quatrain.errors import QuatrainError
 from quatrain.parts.aggregations import sequence_mean, token_mean
-from quatrain.recipes.registry import make
 from quatrain.rollout.edits import OverlongPenalty
 from quatrain.rollout.sources import DynamicSampling
+from quatrain.training.registry import make
 from quatrain.training.steps import Collect
 from tests.recipes.test_grpo import z_scores
 from tests.toy import Case, assert_same, autograd, case, gradient

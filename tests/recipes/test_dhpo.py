@@ -15,7 +15,7 @@ from quatrain.parts.bounds import Clip
 from quatrain.parts.denominators import Ratio
 from quatrain.parts.guides import Surprise
 from quatrain.parts.levels import TwoLevelClip
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.recipes.test_grpo import z_scores
 from tests.toy import Case, assert_same, autograd, case, fit_of, gradient
 

@@ -11,7 +11,7 @@ from quatrain.errors import QuatrainError
 from quatrain.parts.bounds import Clip
 from quatrain.parts.drifts import ClipDrift, DiscoveredDrift, Drifting, LearnedDrift, Sum
 from quatrain.recipes.estimator.discovered_po import with_drift
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.recipes.test_ppo import credit
 from tests.toy import assert_same, autograd, case, gradient
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quatrain.batch import Batch
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import Case, TabularPolicy, assert_same, autograd, case, gradient
 
 

@@ -6,7 +6,7 @@ import torch
 
 from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.aggregations import sequence_mean
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import assert_same, autograd, case, gradient
 
 

@@ -12,7 +12,7 @@ from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
 from quatrain.parts.bounds import Clip
 from quatrain.parts.levels import GeometricClip
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.recipes.test_grpo import z_scores
 from tests.toy import Case, TabularPolicy, assert_same, autograd, case, gradient
 

@@ -8,7 +8,7 @@ import torch
 from quatrain.errors import QuatrainError
 from quatrain.estimator import Objective
 from quatrain.recipes.basics.grpo import grpo, with_kl
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import Case, assert_same, autograd, case, gradient
 
 

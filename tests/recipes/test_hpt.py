@@ -11,7 +11,7 @@ from quatrain.estimator import Objective, Term
 from quatrain.parts.advantages import Return
 from quatrain.parts.aggregations import PerGroup, sequence_sum
 from quatrain.parts.selections import demonstrations, rollouts
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import Case, TabularPolicy, assert_same, autograd, case, gradient
 
 PROMPTS, GROUP, LONGEST = 4, 4, 5

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quatrain.batch import Batch
 from quatrain.parts.advantages import GroupRelative
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import Case, TabularPolicy, assert_same, autograd, case, gradient
 
 

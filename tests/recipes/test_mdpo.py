@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from quatrain.batch import Batch
-from quatrain.recipes.registry import make
 from quatrain.training.driver import build, run
+from quatrain.training.registry import make
 from quatrain.training.selves import Given
 from quatrain.training.state import State
 from tests.recipes.test_ppo import credit

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quatrain.errors import QuatrainError
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import assert_same, autograd, case, gradient
 
 

@@ -10,7 +10,7 @@ from quatrain.batch import Batch
 from quatrain.estimator import Objective
 from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.baselines import WeightedBaseline
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import TabularPolicy, assert_same, autograd, case, gradient
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import TabularCritic, assert_same, autograd, case, fit_of, gradient
 
 

@@ -7,7 +7,7 @@ import torch
 
 from quatrain.batch import Batch
 from quatrain.estimator import Objective
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import Case, TabularPolicy, assert_same, autograd, case, gradient
 
 

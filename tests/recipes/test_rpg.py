@@ -13,7 +13,7 @@ from quatrain.parts.aggregations import token_mean
 from quatrain.parts.bounds import Clip, unbounded
 from quatrain.parts.denominators import Ratio
 from quatrain.parts.divergences import SLOPES, FDivergence, log_q
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import Case, TabularPolicy, assert_same, autograd, case, gradient
 
 KINDS = list(SLOPES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from quatrain.parts.aggregations import sequence_mean
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.toy import assert_same, autograd, case, gradient
 
 

@@ -13,7 +13,7 @@ from quatrain.errors import QuatrainError
 from quatrain.parts.tapers import TaperBySign, effective_share
 from quatrain.recipes.basics.off_policy import off_policy
 from quatrain.recipes.estimator.topr import TAPERS
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from quatrain.training.steps import Sync
 from tests.toy import Case, TabularPolicy, assert_same, autograd, case, gradient
 

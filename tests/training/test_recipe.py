@@ -10,10 +10,10 @@ from quatrain.estimator import Objective, Term
 from quatrain.knobs import Knob
 from quatrain.parts.advantages import GroupRelative, LeaveOneOut
 from quatrain.parts.bounds import Clip
-from quatrain.recipes.registry import REGISTRY, entries, find, make, recipe
 from quatrain.rollout.sources import Demonstrations, OnPolicy
 from quatrain.training.driver import build, run
 from quatrain.training.recipe import Recipe, Stage
+from quatrain.training.registry import REGISTRY, entries, find, make, recipe
 from quatrain.training.rules import AdamW
 from quatrain.training.selves import Critic, Frozen, Given
 from quatrain.training.state import State

@@ -23,7 +23,7 @@ def run_diagnosis(
     """(what to print, whether no fault was found)."""
     import torch
 
-    from quatrain.recipes.registry import make
+    from quatrain.training.registry import make
 
     torch.set_num_threads(1)  # tensors are tiny: threads only get in each other's way
     recipes = dict(arm(name) for name in names)
@@ -42,7 +42,7 @@ def run_diagnosis(
 
 def arm(name: str) -> tuple[str, Any]:
     """``grpo:group=16,kl=0`` as (name, recipe)."""
-    from quatrain.recipes.registry import make
+    from quatrain.training.registry import make
     from quatrain.training.settings import split_pairs
 
     base, _, options = name.partition(":")

@@ -6,10 +6,10 @@ from quatrain.knobs import Knob
 from quatrain.parts.aggregations import PerGroup, token_mean
 from quatrain.parts.bounds import Clip
 from quatrain.recipes.basics.grpo import grpo
-from quatrain.recipes.registry import recipe
 from quatrain.rollout.edits import OverlongPenalty
 from quatrain.rollout.sources import DynamicSampling, OnPolicy
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe("dapo", family="basics", title="DAPO: An Open-Source LLM Reinforcement Learning System at Scale", paper="2503.14476")

@@ -3,10 +3,10 @@ from __future__ import annotations
 from quatrain.estimator import Objective, Term
 from quatrain.parts.advantages import PairLogistic
 from quatrain.parts.aggregations import PerGroup
-from quatrain.recipes.registry import recipe
 from quatrain.rollout.sources import Pairs
 from quatrain.training.columns import Score
 from quatrain.training.recipe import Recipe, Stage
+from quatrain.training.registry import recipe
 from quatrain.training.selves import Frozen
 from quatrain.training.steps import Collect, Fit
 

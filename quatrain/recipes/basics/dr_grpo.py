@@ -4,8 +4,8 @@ from quatrain.knobs import Knob
 from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.aggregations import ConstantLength
 from quatrain.recipes.basics.grpo import grpo
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe("dr-grpo", family="basics", title="Understanding R1-Zero-Like Training: A Critical Perspective", paper="2503.20783")

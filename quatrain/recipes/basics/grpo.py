@@ -5,10 +5,10 @@ from quatrain.parts.advantages import KL, GroupRelative
 from quatrain.parts.aggregations import sequence_mean
 from quatrain.parts.bounds import Clip
 from quatrain.parts.denominators import Ratio
-from quatrain.recipes.registry import recipe
 from quatrain.rollout.sources import OnPolicy
 from quatrain.training.columns import Score
 from quatrain.training.recipe import Recipe, Stage
+from quatrain.training.registry import recipe
 from quatrain.training.selves import Frozen
 from quatrain.training.steps import Collect, Fit
 

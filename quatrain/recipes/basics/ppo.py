@@ -6,10 +6,10 @@ from quatrain.parts.advantages import Centred, GeneralisedAdvantage, one
 from quatrain.parts.bounds import Clip
 from quatrain.parts.denominators import Ratio
 from quatrain.parts.likelihoods import Entropy
-from quatrain.recipes.registry import recipe
 from quatrain.rollout.sources import Segments
 from quatrain.training.columns import Values
 from quatrain.training.recipe import Recipe, Stage
+from quatrain.training.registry import recipe
 from quatrain.training.selves import Critic
 from quatrain.training.steps import Collect, Fit
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from quatrain.estimator import Objective, Term
 from quatrain.parts.advantages import Centred, Return
 from quatrain.parts.aggregations import sequence_sum
-from quatrain.recipes.registry import recipe
 from quatrain.rollout.sources import OnPolicy
 from quatrain.training.recipe import Recipe, Stage
+from quatrain.training.registry import recipe
 from quatrain.training.steps import Collect, Fit
 
 

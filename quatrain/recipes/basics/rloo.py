@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from quatrain.parts.advantages import LeaveOneOut
 from quatrain.recipes.basics.reinforce import reinforce
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe(

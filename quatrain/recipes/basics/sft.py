@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from quatrain.estimator import Objective, Term
-from quatrain.recipes.registry import recipe
 from quatrain.rollout.sources import Demonstrations
 from quatrain.training.recipe import Recipe, Stage
+from quatrain.training.registry import recipe
 from quatrain.training.steps import Collect, Fit
 
 

@@ -5,9 +5,9 @@ from typing import Literal
 from quatrain.estimator import Objective, Term
 from quatrain.parts.advantages import Constant
 from quatrain.parts.likelihoods import Divergence
-from quatrain.recipes.registry import recipe
 from quatrain.rollout.sources import OnPolicy
 from quatrain.training.recipe import Recipe, Stage
+from quatrain.training.registry import recipe
 from quatrain.training.selves import Given
 from quatrain.training.steps import Collect, Fit
 

@@ -5,8 +5,8 @@ from typing import Literal
 from quatrain.experiments.claims import claim
 from quatrain.parts.lengths import LengthAdvantage
 from quatrain.recipes.basics.grpo import grpo
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe(

@@ -8,9 +8,9 @@ from quatrain.experiments.claims import claim
 from quatrain.parts.bounds import Clip
 from quatrain.parts.consistency import ConsistencyAdvantage, EntropyGate
 from quatrain.recipes.basics.grpo import grpo, with_kl
-from quatrain.recipes.registry import recipe
 from quatrain.rollout.edits import AnswerKeys
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe("copo", family="estimator", title="COPO: Consistency-Aware Policy Optimization", paper="2508.04138")

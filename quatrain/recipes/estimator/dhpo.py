@@ -6,8 +6,8 @@ from quatrain.experiments.claims import claim
 from quatrain.parts.guides import Surprise
 from quatrain.parts.levels import TwoLevelClip
 from quatrain.recipes.basics.grpo import grpo
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe(

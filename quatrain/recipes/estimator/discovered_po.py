@@ -5,8 +5,8 @@ from typing import Literal
 from quatrain.experiments.claims import claim
 from quatrain.parts.drifts import ClipDrift, DiscoveredDrift, Drift, Drifting
 from quatrain.recipes.basics.ppo import ppo
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe("discovered-po", family="estimator", title="Discovered Policy Optimisation", paper="2210.05639")

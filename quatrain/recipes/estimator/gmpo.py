@@ -7,8 +7,8 @@ from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.aggregations import sequence_mean, sequence_sum
 from quatrain.parts.levels import GeometricClip
 from quatrain.recipes.basics.grpo import grpo
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe("gmpo", family="estimator", title="Geometric-Mean Policy Optimization", paper="2507.20673")

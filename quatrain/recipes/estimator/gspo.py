@@ -4,8 +4,8 @@ from quatrain.experiments.claims import claim
 from quatrain.parts.bounds import Clip
 from quatrain.parts.denominators import Ratio
 from quatrain.recipes.basics.grpo import grpo
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe("gspo", family="estimator", title="Group Sequence Policy Optimization", paper="2507.18071")

@@ -8,8 +8,8 @@ from quatrain.parts.aggregations import sequence_mean, token_mean
 from quatrain.parts.bounds import Clip
 from quatrain.parts.selections import Finished, every_action
 from quatrain.recipes.basics.grpo import grpo
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe("lite-ppo", family="estimator", title="Part I: Tricks or Traps? A Deep Dive into RL for LLM Reasoning", paper="2508.08221")

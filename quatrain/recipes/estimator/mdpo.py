@@ -14,8 +14,8 @@ from quatrain.parts.divergences import FDivergence
 from quatrain.parts.gates import Scaled
 from quatrain.parts.likelihoods import Divergence
 from quatrain.recipes.basics.ppo import ppo
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 from quatrain.training.selves import Frozen
 from quatrain.training.steps import Sync
 

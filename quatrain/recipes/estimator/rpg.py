@@ -7,8 +7,8 @@ from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.bounds import Clip, unbounded
 from quatrain.parts.divergences import Clamp, FDivergence, Kind, Regularised
 from quatrain.recipes.basics.dapo import dapo
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 
 @recipe(

@@ -10,8 +10,8 @@ from quatrain.parts.tapers import TaperBySign
 from quatrain.recipes.basics.grpo import grpo
 from quatrain.recipes.basics.off_policy import off_policy
 from quatrain.recipes.basics.reinforce import reinforce
-from quatrain.recipes.registry import recipe
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import recipe
 
 TAPERS = {
     "topr": TaperBySign((1.0, 1.0), (0.0, 1.0)),

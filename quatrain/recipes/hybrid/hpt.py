@@ -15,10 +15,10 @@ from quatrain.parts.likelihoods import Entropy
 from quatrain.parts.selections import demonstrations, rollouts
 from quatrain.recipes.basics.grpo import grpo
 from quatrain.recipes.basics.sft import sft as imitation
-from quatrain.recipes.registry import recipe
 from quatrain.rollout.edits import AddDemonstrations
 from quatrain.rollout.sources import OnPolicy
 from quatrain.training.recipe import Recipe, Stage
+from quatrain.training.registry import recipe
 from quatrain.training.steps import Collect, Fit
 
 # Weights by number of solved rollouts, 0 to 5 and more: the released code's soft coefficients.

@@ -14,9 +14,9 @@ from quatrain.estimator import Estimate, Objective
 from quatrain.parts.advantages import KL, GroupRelative, LeaveOneOut, Return
 from quatrain.parts.denominators import Ratio
 from quatrain.parts.likelihoods import LogProb
-from quatrain.recipes.registry import make
 from quatrain.training.columns import Score
 from quatrain.training.recipe import Recipe
+from quatrain.training.registry import make
 from quatrain.training.steps import Collect
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from quatrain.errors import QuatrainError
 from quatrain.experiments.diagnose.checks import findings
-from quatrain.recipes.registry import entries, make
+from quatrain.training.registry import entries, make
 from tests.experiments.diagnose.planted import PLANTED
 
 HEALTHY = [

@@ -15,7 +15,7 @@ from quatrain.experiments.diagnose.command import arm
 from quatrain.experiments.diagnose.problems import find_problem
 from quatrain.experiments.diagnose.show import parts, write_page
 from quatrain.experiments.diagnose.study import diagnose
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 from tests.experiments.diagnose.planted import PLANTED
 
 ONE = ("bandit",)

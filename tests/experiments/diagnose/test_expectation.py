@@ -12,7 +12,7 @@ from quatrain.experiments.diagnose.expectation import chance_of, compositions, m
 from quatrain.experiments.diagnose.judge import Setting
 from quatrain.experiments.diagnose.problems import Problem, bandit, loops, tree, turns
 from quatrain.experiments.diagnose.subject import APART, TOGETHER, WHOLE, Subject, make_subject
-from quatrain.recipes.registry import make
+from quatrain.training.registry import make
 
 
 def subject_of(name: str, problem: Problem, draws: int, setting: Setting = Setting(), **options) -> Subject:  # noqa: B008

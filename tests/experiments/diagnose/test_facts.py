@@ -15,8 +15,8 @@ from quatrain.parts.advantages import KL, GroupRelative, LeaveOneOut
 from quatrain.parts.bounds import unbounded
 from quatrain.parts.denominators import Ratio
 from quatrain.parts.likelihoods import LogProb
-from quatrain.recipes.registry import make
 from quatrain.training.columns import Score
+from quatrain.training.registry import make
 
 
 def test_all_of_them_hold_and_none_is_forgotten():

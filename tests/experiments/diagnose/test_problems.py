@@ -14,8 +14,8 @@ from quatrain.experiments.diagnose.subject import exact_critic
 from quatrain.experiments.diagnose.targets import TARGETS, Scene, Target, exact_gradient, parse_target, target_of
 from quatrain.experiments.diagnose.task import EnumeratedTask, observed
 from quatrain.protocols import Sampling
-from quatrain.recipes.registry import make
 from quatrain.training.driver import build, run
+from quatrain.training.registry import make
 from quatrain.training.state import State
 
 SAMPLINGS = [Sampling(), Sampling(0.7, 0.9), Sampling(1.3, 1.0, 2)]

@@ -68,8 +68,7 @@ def recipe(name: str, *, family: str, title: str, paper: str | None = None) -> C
 @cache
 def _load() -> None:
     """Import every recipe file of the library and those that other packages register (entry point ``quatrain.recipes``)."""
-    import quatrain.recipes as room
-
+    room = importlib.import_module("quatrain.recipes")  # plugged in: the registry does not depend on what it lists
     for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
         importlib.import_module(module.name)
     for point in entry_points(group="quatrain.recipes"):
