@@ -61,4 +61,5 @@ claim(
     metric="kl",
     higher=False,
     stand_in="as for gmpo; the KL to the policy that sampled, of the last round, for the range of the ratio",
+    why="The two recipes' gradients differ in size, and so does how far a step carries, whatever the ratios do.",
 )
