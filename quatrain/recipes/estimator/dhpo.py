@@ -54,3 +54,12 @@ claim(
     stand_in="a character model of 0.2 million parameters and letter problems for Qwen3 models on mathematics; the averaged mixture",
     why="The clip ranges are the parents', not the paper's. In answers of a dozen tokens the two ratios are close to each other.",
 )
+claim(
+    "dhpo.entropy",
+    "beats",
+    "DHPO guided by entropy ends at a higher accuracy than GRPO and than GSPO.",
+    arms=("dhpo:guide=entropy,minibatches=4", "grpo:kl=0,minibatches=4", "gspo:minibatches=4"),
+    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    stand_in="as for dhpo; entropies scaled between the least and the greatest of an update",
+    why="As for dhpo; the scaling and the direction of the guide are inferred.",
+)
