@@ -17,7 +17,6 @@ from quatrain.training.recipe import Recipe
 from quatrain.training.registry import recipe
 from quatrain.training.selves import Frozen
 
-
 TITLE = "Contrastive Policy Gradient: Aligning LLMs on sequence-level scores in a supervised-friendly fashion"
 
 

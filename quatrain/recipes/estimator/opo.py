@@ -50,4 +50,5 @@ claim(
     higher=False,
     seeds=20,
     stand_in="exact variances of random policies on two enumerated problems with answers of 1 to 7 actions, for a language model",
+    why="Gradients of single actions are neither orthogonal nor of one size, which the length weighting assumes.",
 )
