@@ -130,6 +130,8 @@ def case(
     selves = {name: table + stale * logits() for name in ("old", "behaviour", "reference")}
     columns = {f"{name}_logp": plain_logp(self, bare) for name, self in selves.items()}
     columns |= {name: torch.randn(shape, generator=g, dtype=torch.float64) for name in ("value", "next_value", "rewards")}
+    aside = torch.Generator().manual_seed(seed + 2)
+    columns["corrupted_logp"] = plain_logp(table + stale * torch.randn(table.shape, generator=aside, dtype=torch.float64), bare)
     columns = {name: torch.where(mask, value, NAN).to(dtype) for name, value in columns.items()}
     last = mask & (torch.arange(length) == torch.where(mask, torch.arange(length), -1).amax(1, keepdim=True))
     origin = torch.full(shape, Origin.POLICY)
@@ -150,6 +152,8 @@ def case(
             "reward": solved,
             "prompt": prompt * 7 + 3,  # keys need not be consecutive
             "pair": torch.arange(n) // 2,
+            "block": prompt // 3,
+            "bundle": prompt // 3 * group + torch.arange(n) % group,  # the k-th samples of three prompts
             "answer": torch.where(solved == 1, 0, 1 + torch.randint(3, (n,), generator=torch.Generator().manual_seed(seed + 1))),
             "preference": torch.tensor([1.0, -1.0], dtype=dtype).repeat(n // 2 + 1)[:n],
         },

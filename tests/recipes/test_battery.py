@@ -33,6 +33,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "discovered-po": [{"drift": "clip", "entropy": 0.01}],
     "gmpo": [{"level": "sequence", "kl": 0.04}],
     "grpo": [{"kl": 0.0}],
+    "hispo": [{"refresh": 2, "clip_on": "stale"}],
     "hpt": [{"version": "code", "entropy": 0.001}, {"soft": True}],
     "lite-ppo": [{"finished": True}],
     "mdpo": [{"kl": "sampled", "q": 1.5}],
@@ -40,6 +41,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ppo": [{"entropy": 0.01}],
     "reinforce": [{"baseline": False, "discount": 0.9}],
     "rpg": [{"kl": "forward", "beta": 0.1}, {"kl": "reverse", "clip": "clamp"}, {"kl": "unnormalised-forward", "clip": "none"}],
+    "riskpo": [{"version": "code"}, {"attitude": "seeking"}],
     "topr": [{"ratio": "token", "refresh": 2}, {"taper": "truncated"}],
 }
 ALL = [(entry.name, options) for entry in entries() for options in [{}, *VARIANTS.get(entry.name, [])]]
