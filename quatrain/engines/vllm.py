@@ -143,7 +143,7 @@ class VLLMCausalLM(CausalLM):
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_actions,
-            seed=seed,  # vLLM takes -1 for none
+            seed=seed & (2**63 - 1),  # vLLM takes -1 for none
             stop=list(sampling.stop) or None,
             stop_token_ids=list(eos),
             ignore_eos=True,  # what ends a completion is said here, not by the model's files
