@@ -40,7 +40,9 @@ class Scene:
     older: Tensor
 
     def others(self) -> dict[str, TablePolicy]:
-        return {"reference": TablePolicy(self.problem.reference).clone(), "teacher": TablePolicy(self.problem.teacher).clone()}
+        """Frozen models by name; ``old`` is the policy that samples."""
+        tables = {"reference": self.problem.reference, "teacher": self.problem.teacher, "old": self.older}
+        return {name: TablePolicy(table).clone() for name, table in tables.items()}
 
 
 WORDS = {
