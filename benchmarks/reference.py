@@ -1,7 +1,7 @@
 """The reference of the end-to-end benchmarks: a 402-thousand-parameter Qwen3 shape, two tasks, and a pupil that half knows them.
 
 short   two-digit additions: answers of 2 to 4 tokens, the end included.
-chain   running sums of 12 to 18 digits: ``381…:`` → ``03 11 12 …``, about 46 tokens.
+chain   12 to 18 terms of a progression modulo 100: ``38+71=14:`` → ``38 09 80 …``, about 45 tokens.
 """
 
 from __future__ import annotations
@@ -27,11 +27,8 @@ def problem(kind: str, index: int) -> tuple[str, str]:
     if kind == SHORT:
         a, b = random.randrange(1, 100), random.randrange(1, 100)
         return f"{a}+{b}=", str(a + b)
-    digits, total, steps = [random.randrange(10) for _ in range(random.randrange(12, 19))], 0, []
-    for digit in digits:
-        total += digit
-        steps.append(f"{total:02d} ")
-    return "".join(map(str, digits)) + ":", "".join(steps).strip()
+    start, step, count = random.randrange(100), random.randrange(1, 100), random.randrange(12, 19)
+    return f"{start}+{step}={count}:", " ".join(f"{(start + step * k) % 100:02d}" for k in range(count))
 
 
 class Problems(Sequence[Item]):
