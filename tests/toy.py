@@ -132,6 +132,8 @@ def case(
     columns |= {name: torch.randn(shape, generator=g, dtype=torch.float64) for name in ("value", "next_value", "rewards")}
     aside = torch.Generator().manual_seed(seed + 2)
     columns["corrupted_logp"] = plain_logp(table + stale * torch.randn(table.shape, generator=aside, dtype=torch.float64), bare)
+    proxy = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed + 3), dtype=torch.float64)
+    columns["proxy_logp"] = plain_logp(table + stale * proxy, bare)
     columns = {name: torch.where(mask, value, NAN).to(dtype) for name, value in columns.items()}
     last = mask & (torch.arange(length) == torch.where(mask, torch.arange(length), -1).amax(1, keepdim=True))
     origin = torch.full(shape, Origin.POLICY)

@@ -16,11 +16,15 @@ from quatrain.training.state import State
 
 @dataclass(frozen=True)
 class Score:
-    """``{model}_logp`` [N, T] (or the given name): the log-probability of the batch's actions under that model, no gradient."""
+    """``{model}_logp`` [N, T] (or the given name): the log-probability of the batch's actions under that model, no gradient.
+
+    role  the context it is scored in, where the batch has it; else the policy's. Empty: the model's own name.
+    """
 
     model: str
     name: str = ""
     micro_tokens: int | Knob = Knob("micro_tokens", 16384)
+    role: str = ""
 
     @property
     def provides(self) -> tuple[str, ...]:
@@ -32,7 +36,8 @@ class Score:
 
     @torch.no_grad()
     def __call__(self, state: State, batch: Batch) -> Batch:
-        policy, role = state.models[self.model], self.model if self.model in batch.contexts else "policy"
+        policy, role = state.models[self.model], self.role or self.model
+        role = role if role in batch.contexts else "policy"
         scores = scored(batch, lambda part: policy.score(part, [LogProb()], role=role), self.micro_tokens)
         state.spent["tokens/scored"] += int(batch.mask.sum())
         return batch.with_columns(**{self.provides[0]: scores[LogProb()]})
