@@ -22,9 +22,11 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     # per action, [N, T]
     "current_logp": ("log π_θ of the action under the weights being trained", "the training loop, when scoring"),
     "current_entropy": ("entropy of π_θ at the action, nats", "the training loop, when scoring"),
+    "current_top_logp": ("log π_θ of the likeliest action", "the training loop, when scoring"),
     "behaviour_logp": ("log-probability under the distribution really sampled from", "a sampling source: OnPolicy"),
     "old_logp": ("log-probability under the weights at the start of the update", "OnPolicy, or the edit Score('policy', name='old_logp')"),
     "reference_logp": ("log-probability under a frozen reference", "models={'reference': Frozen()} with the edit Score('reference')"),
+    "proxy_logp": ("log-probability under a policy that stands for the old one", "the edit Score('proxy'), of a model named proxy"),
     "teacher_logp": ("log-probability under the teacher", "models={'teacher': Given('teacher')} with the edit Score('teacher')"),
     "rewards": ("reward of each action", "an environment or a process reward"),
     "value": ("critic's value before the action", "the edit Values('critic')"),

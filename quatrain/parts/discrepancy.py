@@ -31,7 +31,7 @@ class Band:
     ([[True, False]], [[False, False]])
     """
 
-    of: Ratio
+    of: Callable[[Batch], Tensor]
     low: float
     high: float
 

@@ -39,9 +39,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "mdpo": [{"kl": "sampled", "q": 1.5}],
     "opd": [{"kind": "forward"}, {"kind": "jsd"}],
     "ppo": [{"entropy": 0.01}],
+    "ppo-ewma-async": [{"proxy": "snapshot"}, {"proxy": "async"}, {"proxy": "linear"}, {"proxy": "coupled"}],
     "reinforce": [{"baseline": False, "discount": 0.9}],
     "rpg": [{"kl": "forward", "beta": 0.1}, {"kl": "reverse", "clip": "clamp"}, {"kl": "unnormalised-forward", "clip": "none"}],
     "riskpo": [{"version": "code"}, {"attitude": "seeking"}],
+    "sfpo": [{"moments": "rewound", "leave": "never"}, {"window": 2, "threshold": 0.1}],
     "topr": [{"ratio": "token", "refresh": 2}, {"taper": "truncated"}],
 }
 ALL = [(entry.name, options) for entry in entries() for options in [{}, *VARIANTS.get(entry.name, [])]]
@@ -123,7 +125,7 @@ def test_on_policy_every_ratio_is_one(name: str, options: dict):
     recipe = make(name, **options)
     here = batch_for(recipe)
     current = here.logp().detach()
-    columns = {column: torch.where(here.batch[column].isnan(), NAN, current) for column in ("old_logp", "behaviour_logp")}
+    columns = {column: torch.where(here.batch[column].isnan(), NAN, current) for column in ("old_logp", "behaviour_logp", "proxy_logp")}
     here = replace(here, batch=here.batch.with_columns(**columns))
     plain = recipe
     for _, fit in recipe.fits(Objective):
