@@ -62,6 +62,8 @@ class Distribution(Protocol):
 
     def divergence(self, other: Any, kind: str) -> Tensor: ...
 
+    def candidates(self, count: int) -> Tensor: ...
+
 
 class Statistic(Protocol):
     """A per-action quantity ℓ that is differentiated: read off the policy's distribution at the action."""

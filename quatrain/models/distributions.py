@@ -75,6 +75,18 @@ class Categorical:
             return entropy
         return torch.where(truncated, entropy, _entropy(self.z, self._full_logsumexp))
 
+    def candidates(self, count: int) -> Tensor:
+        """[M] mean of log π over the ``count`` likeliest actions, or over all that are possible if they are fewer.
+
+        >>> Categorical(torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()).candidates(2).exp().square().item()  # ½ · ¼
+        0.125
+        """
+        whole = _candidates(self.z, self._full_logsumexp, count)
+        if self.support_ids is None:
+            return whole
+        z, normaliser, truncated = self._support
+        return torch.where(truncated, _candidates(z, normaliser, count), whole)
+
     def divergence(self, other: Categorical, kind: str) -> Tensor:
         """[M] divergence to ``other`` (frozen), nats, over the whole tempered vocabulary of both: supports are ignored.
 
@@ -119,6 +131,10 @@ class Gaussian:
         """[M] Σ_d log σ_d + ½ log(2πe), nats."""
         return (self.std.log() + (1 + math.log(2 * math.pi)) / 2).sum(-1)
 
+    def candidates(self, count: int) -> Tensor:
+        """Refused: of continuous actions none is likelier by its mass."""
+        raise QuatrainError("continuous actions have no likeliest candidates", given=f"count={count}", expected="actions to choose from")
+
     def divergence(self, other: Gaussian, kind: str) -> Tensor:
         """[M] KL to ``other`` (frozen), nats: reverse KL(π‖q), forward KL(q‖π). Raises QuatrainError for jsd (no closed form)."""
         mean, std = other.mean.detach(), other.std.detach()
@@ -158,6 +174,13 @@ class _Entropy(torch.autograd.Function):
 
 def _entropy(z: Tensor, normaliser: Tensor) -> Tensor:
     return _Entropy.apply(z, normaliser.detach())
+
+
+def _candidates(z: Tensor, normaliser: Tensor, count: int) -> Tensor:
+    """[M] mean of z − normaliser over the ``count`` largest z [M, K] that are not −inf."""
+    top = z.topk(min(count, z.shape[-1])).values
+    possible = ~torch.isneginf(top)
+    return torch.where(possible, top - normaliser[:, None], 0.0).sum(-1) / possible.sum(-1)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -55,3 +55,21 @@ class Divergence:
 
     def __call__(self, distribution: Distribution, action: Tensor, others: Mapping[str, Distribution]) -> Tensor:
         return distribution.divergence(others[self.to], self.kind)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """ℓ_t = 1/K Σ_k log π_θ(v_k|s_t) over the K likeliest actions v_1 … v_K of π_θ itself: which they are has no gradient.
+
+    count  K, at least 1; fewer where fewer are possible (small vocabularies, truncated supports). With 1 it is log max π_θ.
+    """
+
+    count: int = 3
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise QuatrainError("a candidate at least", given=f"count={self.count}")
+
+    def __call__(self, distribution: Distribution, action: Tensor, others: Mapping[str, Distribution]) -> Tensor:
+        return distribution.candidates(self.count)
