@@ -26,13 +26,17 @@ class MasterAdamW(torch.optim.AdamW):
             if own is not master:
                 master.grad, own.grad = None if own.grad is None else own.grad.float(), None
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         loss = super().step(closure)
+        self.publish()
+        return loss
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the masters back into the parameters: after a step, and after whatever else moves the masters."""
         for own, master in self.pairs:
             if own is not master:
                 own.copy_(master)
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)

@@ -17,7 +17,7 @@ from quatrain.training.masters import MasterAdamW
 class Rule(Protocol):
     """What a Fit does with gradients. Frozen; what it carries from update to update is in the optimiser, and is checkpointed there."""
 
-    def start(self, module: nn.Module) -> MasterAdamW: ...
+    def start(self, module: nn.Module) -> torch.optim.Optimizer: ...
 
     def update(self, optimizer: torch.optim.Optimizer, gradient: Callable[[], None]) -> float | None:
         """One update. ``gradient()`` accumulates the gradient of the update's rows at the present weights; it may be called again.

@@ -37,6 +37,8 @@ class State:
     knobs       numbers set from outside; ``steered``: the names of those that a controller has moved.
     spent       the ledger: tokens, updates, trajectories, seconds …, since the start.
     cursors     position in each split: what was trained on.
+    memory      what controllers, sources and edits remember from round to round, by name: plain values and tensors, replaced and
+                never changed in place.
     stage, round, step   number of the stage, of the round within it, and of all rounds together.
     metrics     of the present round.
     """
@@ -50,6 +52,7 @@ class State:
     steered: set[str] = field(default_factory=set)
     spent: Counter[str] = field(default_factory=Counter)
     cursors: Counter[str] = field(default_factory=Counter)
+    memory: dict[str, Any] = field(default_factory=dict)
     stage: int = 0
     round: int = 0
     step: int = 0
@@ -105,6 +108,7 @@ class State:
             "spent": dict(self.spent),
             "cursors": dict(self.cursors),
             "drawn": dict(self._drawn),
+            "memory": dict(self.memory),
             "seed": self.seed,
             "stage": self.stage,
             "round": self.round,
@@ -125,6 +129,7 @@ class State:
             self.task.load_state_dict(state["task"])
         self.knobs, self.steered = dict(state["knobs"]), set(state["steered"])
         self.spent, self.cursors, self._drawn = Counter(state["spent"]), Counter(state["cursors"]), Counter(state["drawn"])
+        self.memory = dict(state.get("memory", {}))  # absent in a checkpoint of an earlier version
         self.seed, self.stage, self.round, self.step = state["seed"], state["stage"], state["round"], state["step"]
         self._saved_optimizers = dict(state["optimizers"])
 

@@ -17,7 +17,7 @@ from quatrain.estimator import NonFiniteError
 from quatrain.knobs import Knob, resolve
 from quatrain.parts.needs import needs_of
 from quatrain.training.batching import micro_batches, scored, updates
-from quatrain.training.rules import AdamW
+from quatrain.training.rules import AdamW, Rule
 from quatrain.training.state import State
 
 PATIENCE = 10  # updates in a row that may be skipped before a run stops
@@ -94,7 +94,7 @@ class Fit:
 
     loss: Loss
     model: str = "policy"
-    rule: AdamW = AdamW()
+    rule: Rule = AdamW()
     source: str = "fresh"
     epochs: int | Knob = 1
     minibatches: int | Knob = 1
@@ -124,10 +124,13 @@ class Fit:
 
     def update(self, state: State, model: Any, others: Mapping[str, Any], optimizer: torch.optim.Optimizer, batch: Batch) -> None:
         """One change of the weights. An update that is not finite is not applied, but counted."""
-        try:
+
+        def gradient() -> None:
             for part in self.gradient_parts(model, others, batch):
                 state.measure(part)
-            norm = self.rule.step(optimizer)
+
+        try:
+            norm = self.rule.update(optimizer, gradient)
             why = "the gradient is not finite"
         except NonFiniteError as error:
             optimizer.zero_grad(set_to_none=True)
