@@ -24,7 +24,7 @@ from quatrain.experiments.diagnose.subject import WHOLE, Subject, make_subject
 from quatrain.parts.advantages import LeaveOneOut, Return
 from quatrain.parts.aggregations import PerGroup, sequence_sum
 from quatrain.parts.likelihoods import LogProb
-from quatrain.parts.selections import every_action
+from quatrain.parts.selections import Both, every_action
 from quatrain.rollout.sources import OnPolicy
 from quatrain.training.recipe import Recipe
 
@@ -229,7 +229,8 @@ def direction(subject: Subject, found: Judgement) -> Iterator[Finding]:
                 "training makes it worse",
                 "the sign of the advantage, or rewards that belong to other rows",
             )
-        gated = not isinstance(subject.fit.loss.terms[name].weight, (int, float))  # a gate may be shut
+        term = subject.fit.loss.terms[name]
+        gated = not isinstance(term.weight, (int, float)) or isinstance(term.where, Both)  # a gate may be shut, a selection empty
         if not gated and unsure < SURE and _size(judged) <= max(unsure, 1e-7):
             yield Finding(
                 "no signal",

@@ -22,7 +22,7 @@ from quatrain.experiments.diagnose.problems import Problem
 from quatrain.experiments.diagnose.task import observed
 from quatrain.parts.advantages import KL, Constant, PairLogistic, one
 from quatrain.parts.likelihoods import Divergence, Entropy
-from quatrain.parts.selections import demonstrations
+from quatrain.parts.selections import Both, demonstrations
 from quatrain.protocols import Sampling
 
 
@@ -141,7 +141,8 @@ def target_of(term: Term, from_demonstrations: bool = False) -> Target:
         return Target("kl", -abs(weight), {"to": term.advantage.to})  # a penalty, unless the recipe declares otherwise
     if isinstance(term.advantage, PairLogistic):
         return Target("preference", weight, {"beta": term.advantage.beta, "reference": term.advantage.reference})
-    if term.where is demonstrations or (term.advantage is one and from_demonstrations):
+    chosen = term.where.selections if isinstance(term.where, Both) else (term.where,)
+    if demonstrations in chosen or (term.advantage is one and from_demonstrations):
         return Target("demonstrations", weight)
     return Target("reward", weight, {"discount": discount_of(term.advantage)})
 
