@@ -1,10 +1,10 @@
 """Statistics of a causal language model at the actions of a batch, and nowhere else.
 
 Rows are made contiguous (prompt, then response, padding only at the end), so that the backbone needs no attention
-mask. The hidden states of the M actions are gathered, and only those meet the head, a chunk at a time: logits for
-prompts, padding and the whole batch at once ([N, T, V]) never exist. With more than one chunk the logits of a chunk
-are computed again in the backward pass; log-probability and entropy under a bare linear head then have a written-out
-gradient (``fused``).
+mask; samples of one prompt share what they have in common where that is less work (``prefix_tree``). The hidden states
+of the M actions are gathered, and only those meet the head, a chunk at a time: logits for prompts, padding and the whole
+batch at once ([N, T, V]) never exist. With more than one chunk the logits of a chunk are computed again in the backward
+pass; log-probability and entropy under a bare linear head then have a written-out gradient (``fused``).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from quatrain.models.backbone import Backbone
 from quatrain.models.chunked import by_chunks
 from quatrain.models.distributions import Categorical
 from quatrain.models.fused import BLOCK, log_prob_and_entropy
+from quatrain.models.prefix_tree import cost_of, fits, grow, hidden_of
 from quatrain.models.products import FastLinear, is_onednn
 from quatrain.parts.likelihoods import Entropy, LogProb
 from quatrain.protocols import Statistic
@@ -35,11 +36,14 @@ class Rows:
     """A batch as a language model reads it.
 
     ids [N, L] int64: prompt and response without gaps, then padding; index [M]: where in the flattened [N·L] hidden
-    states the distribution of each action is, in the (row-major) order of ``batch.mask``.
+    states the distribution of each action is, in the (row-major) order of ``batch.mask``; lengths, prompts [N]: tokens of
+    a row, and those of its prompt.
     """
 
     ids: Tensor
     index: Tensor
+    lengths: Tensor
+    prompts: Tensor
 
 
 def contiguous(batch: Batch, role: str, pad: int = 0) -> Rows:
@@ -68,7 +72,7 @@ def contiguous(batch: Batch, role: str, pad: int = 0) -> Rows:
         raise QuatrainError(
             "an action has nothing before it", expected="at least one prompt token in every row", fix="begin prompts with a token"
         )
-    return Rows(ids, rows * longest + before)
+    return Rows(ids, rows * longest + before, lengths, context["mask"].sum(1))
 
 
 def hidden_at_actions(backbone: Backbone, batch: Batch, role: str) -> Tensor:
@@ -78,8 +82,12 @@ def hidden_at_actions(backbone: Backbone, batch: Batch, role: str) -> Tensor:
     # Checkpointed layers (the only reason for training mode) are computed again outside of this function.
     quick = is_onednn() and rows.ids.device.type == "cpu" and not backbone.model.training and not _is_transformed()
     with FastLinear() if quick else nullcontext():
-        hidden = backbone.hidden(rows.ids)
-    return hidden.reshape(-1, hidden.shape[-1])[rows.index]
+        trees = grow(rows.ids, rows.lengths, rows.prompts, cost_of(backbone)) if fits(backbone) else None
+        if trees is None:
+            hidden, index = backbone.hidden(rows.ids), rows.index
+        else:
+            hidden, index = hidden_of(backbone, trees), trees.place.flatten()[rows.index]
+    return torch.nn.functional.embedding(index, hidden.flatten(0, 1))
 
 
 def score(
