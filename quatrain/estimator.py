@@ -61,7 +61,7 @@ class Term:
     @property
     def live(self) -> bool:
         """Does it need the current policy's columns before any micro-batch is estimated: of other rows, or for the normaliser?"""
-        whole = (self.advantage, *guides_of(self.bound))
+        whole = (self.advantage, *guides_of(self.bound), *guides_of(self.weight))
         return any(map(is_pass_needed, whole)) or is_live(self.where) or is_live(self.aggregation)
 
     def needs(self) -> Iterator[tuple[str, str]]:
@@ -163,7 +163,7 @@ class Objective:
         return batch.with_columns(**added)
 
     def finalise(self, batch: Batch, current: Mapping[Statistic, Tensor] | None = None) -> Batch:
-        """Add the live parts, the bounds' guides and the normalisers ``{term}/aggregation`` on the rows of one update.
+        """Add the live parts, the guides of bounds and weights and the normalisers ``{term}/aggregation`` on the rows of one update.
 
         batch    the rows of one update, prepared.
         current  the statistics of the current policy on these rows; needed only if the objective is ``live``.
@@ -177,7 +177,8 @@ class Objective:
                 added[f"{name}/advantage"] = _part(name, term, "advantage", seen)
             where = added.get(f"{name}/where", batch.columns.get(f"{name}/where"))
             added[f"{name}/aggregation"] = term.aggregation(seen, where)
-            added |= {guide_column(guide): spread(guide(seen), batch) for guide in guides_of(term.bound)}
+            guides = dict.fromkeys((*guides_of(term.bound), *guides_of(term.weight)))
+            added |= {guide_column(guide): spread(guide(seen), batch) for guide in guides}
         return batch.with_columns(**added)
 
     def active(self, batch: Batch) -> Tensor:

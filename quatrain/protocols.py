@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -44,6 +44,7 @@ class Sampling:
     top_k        at least 0: only the k likeliest actions. 0 is off.
     max_actions  the longest trajectory, in actions (tokens, controls).
     stop         texts that end a completion (language models); the end-of-sequence token always does.
+    heat         entropy [B] at temperature 1, in nats → factor [B] on the temperature at that very action; None: one for all.
     """
 
     temperature: float = 1.0
@@ -51,6 +52,7 @@ class Sampling:
     top_k: int = 0
     max_actions: int = 64
     stop: tuple[str, ...] = ()
+    heat: Callable[[Tensor], Tensor] | None = None
 
 
 class Distribution(Protocol):

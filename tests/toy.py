@@ -131,6 +131,8 @@ def case(
     columns = {f"{name}_logp": plain_logp(self, bare) for name, self in selves.items()}
     columns |= {name: torch.randn(shape, generator=g, dtype=torch.float64) for name in ("value", "next_value", "rewards")}
     aside = torch.Generator().manual_seed(seed + 2)
+    log_old = selves["old"].log_softmax(-1)[state]
+    columns["old_entropy"] = -(log_old.exp() * log_old).sum(-1)
     columns["corrupted_logp"] = plain_logp(table + stale * torch.randn(table.shape, generator=aside, dtype=torch.float64), bare)
     proxy = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed + 3), dtype=torch.float64)
     columns["proxy_logp"] = plain_logp(table + stale * proxy, bare)
@@ -154,6 +156,8 @@ def case(
             "reward": solved,
             "prompt": prompt * 7 + 3,  # keys need not be consecutive
             "pair": torch.arange(n) // 2,
+            "tracked_value": torch.rand(n, generator=torch.Generator().manual_seed(seed + 4), dtype=torch.float64).to(dtype),
+            "mode": torch.arange(n) % 2,
             "block": prompt // 3,
             "bundle": prompt // 3 * group + torch.arange(n) % group,  # the k-th samples of three prompts
             "answer": torch.where(solved == 1, 0, 1 + torch.randint(3, (n,), generator=torch.Generator().manual_seed(seed + 1))),

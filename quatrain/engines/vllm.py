@@ -199,6 +199,8 @@ class VLLMCausalLM(CausalLM):
             raise QuatrainError(
                 "a prompt has no token", given=f"{len(prompts)} prompts", expected="at least one prompt of at least one token"
             )
+        if sampling.heat is not None:
+            raise QuatrainError("vLLM has one temperature for all tokens", given="a heat by entropy", fix="engine=local")
         if sampling.temperature != 0 and not 0.01 <= sampling.temperature <= 2:
             raise QuatrainError(
                 "vLLM does not sample at this temperature", given=sampling.temperature, expected="0, or 0.01 to 2", fix="engine=local"

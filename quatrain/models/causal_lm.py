@@ -109,7 +109,8 @@ class CausalLM:
 
         Columns: behaviour_logp and old_logp (one tensor: the log-probability under the distribution sampled from),
         version, origin, terminated, truncated, and support where top-k or top-p is on; rows: seed, and temperature
-        where it is not 1. At temperature 0 the log-probability is that at temperature 1 (see ``draws.draw``).
+        where it is not 1 (a column where sampling has a heat).
+        At temperature 0 the log-probability is that at temperature 1 (see ``draws.draw``).
         """
         self.module.eval()
         samples = sample(
@@ -126,7 +127,9 @@ class CausalLM:
         if samples.support is not None:
             columns["support"] = samples.support
         rows = {"seed": seeds.to(self.device)}
-        if sampling.temperature not in (0, 1):
+        if samples.temperature is not None:
+            columns["temperature"] = samples.temperature
+        elif sampling.temperature not in (0, 1):
             rows["temperature"] = torch.full((len(seeds),), float(sampling.temperature), device=self.device)
         owners = [prompt for prompt in prompts for _ in range(group)]
         return self._batch(owners, samples.tokens, samples.mask, samples.truncated, Origin.POLICY, columns, rows)

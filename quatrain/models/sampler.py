@@ -18,6 +18,7 @@ from torch import Tensor
 
 from quatrain.errors import QuatrainError
 from quatrain.models.backbone import Backbone
+from quatrain.models.distributions import Categorical
 from quatrain.models.draws import draw, truncates, uniforms
 from quatrain.models.fast_decode import FastDecoder, fits
 from quatrain.protocols import Sampling
@@ -30,7 +31,8 @@ class Samples:
     """N completions of at most T tokens, padded on the right with zeros.
 
     tokens [N, T] int64; mask [N, T] bool, the end-of-sequence token included; logp [N, T] fp32 under the distribution
-    sampled from; support [N, T, K] int32 action id + 1 where top-k or top-p is on; truncated [N] bool: cut at the limit.
+    sampled from; support [N, T, K] int32 action id + 1 where top-k or top-p is on; truncated [N] bool: cut at the limit;
+    temperature [N, T] fp32 where it differs by token.
     """
 
     tokens: Tensor
@@ -38,6 +40,7 @@ class Samples:
     logp: Tensor
     support: Tensor | None
     truncated: Tensor
+    temperature: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,13 @@ class _Written:
     logp: Tensor  # [T, N]
     length: Tensor  # [N] tokens so far of the rows that have left
     done: Tensor  # [N] bool
+    temperature: Tensor | None = None  # [T, N]
     support: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # per step: (rows [B], ids + 1 [B, K])
 
 
 def _block(backbone: Backbone, prompts: list[Sequence[int]], sampling: Sampling, seeds: Tensor, stops: Stops, pad: int) -> Samples:
     device, count, limit = seeds.device, len(prompts), sampling.max_actions
+    is_heated = sampling.heat is not None and sampling.temperature != 0
     hidden, state = _prefill(backbone, prompts, pad, limit, device)
     uniform = uniforms(seeds, torch.arange(limit, device=device)).T.contiguous()
     out = _Written(
@@ -137,12 +142,18 @@ def _block(backbone: Backbone, prompts: list[Sequence[int]], sampling: Sampling,
         logp=torch.zeros(limit, count, dtype=torch.float32, device=device),
         length=torch.zeros(count, dtype=torch.long, device=device),
         done=torch.zeros(count, dtype=torch.bool, device=device),
+        temperature=torch.zeros(limit, count, dtype=torch.float32, device=device) if is_heated else None,
     )
     rows = torch.arange(count, device=device)
     alive, length = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
     look_every = 1 if device.type == "cpu" else 8  # reading a count waits for an accelerator
     for step in range(limit):
-        action, logp, support = draw(backbone.logits(hidden), uniform[step][rows], sampling)
+        logits = backbone.logits(hidden)
+        if is_heated:
+            factor = sampling.heat(Categorical(logits).entropy()).float()
+            logits = logits.float() / factor[:, None]
+            out.temperature[step].index_copy_(0, rows, sampling.temperature * factor)
+        action, logp, support = draw(logits, uniform[step][rows], sampling)
         out.tokens[step].index_copy_(0, rows, action)
         out.logp[step].index_copy_(0, rows, logp.float())
         if support is not None:
@@ -176,7 +187,8 @@ def _collect(out: _Written, vocabulary: int, sampling: Sampling) -> Samples:
             support[rows, step, : ids.shape[1]] = ids
         support = support.masked_fill(~mask[:, :, None], 0)
     tokens, logp = out.tokens[:longest].T.masked_fill(~mask, 0), out.logp[:longest].T.masked_fill(~mask, 0.0)
-    return Samples(tokens.contiguous(), mask, logp.contiguous(), support, ~out.done)
+    heat = None if out.temperature is None else out.temperature[:longest].T.masked_fill(~mask, 1.0).contiguous()
+    return Samples(tokens.contiguous(), mask, logp.contiguous(), support, ~out.done, heat)
 
 
 def _join(parts: list[Samples], index: Tensor) -> Samples:
@@ -191,10 +203,11 @@ def _join(parts: list[Samples], index: Tensor) -> Samples:
             start += len(tensor)
         return out[index]
 
-    support = None if parts[0].support is None else cat([part.support for part in parts])
-    return Samples(
-        *(cat([getattr(part, name) for part in parts]) for name in ("tokens", "mask", "logp")), support, cat([p.truncated for p in parts])
+    support, heat = (
+        None if getattr(parts[0], name) is None else cat([getattr(part, name) for part in parts]) for name in ("support", "temperature")
     )
+    tokens, mask, logp, truncated = (cat([getattr(part, name) for part in parts]) for name in ("tokens", "mask", "logp", "truncated"))
+    return Samples(tokens, mask, logp, support, truncated, heat)
 
 
 class _State:

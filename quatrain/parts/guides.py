@@ -1,8 +1,9 @@
 """Guides: values that a bound reads and that depend on other actions or rows, such as a batch's extremes.
 
-A bound that has some says so with ``guides``, a tuple of parts (batch → [N] or [N, T]); they are computed once on the rows of one
-update, with the current policy's columns where they read them, and never on a micro-batch. A live advantage may have guides too:
-what it adds to action by action, without a look at the current policy; those are computed before any split (``guided`` reads them).
+A bound or a live weight that has some says so with ``guides``, a tuple of parts (batch → [N] or [N, T]); they are computed once on
+the rows of one update, with the current policy's columns where they read them, and never on a micro-batch. A live advantage may
+have guides too: what it adds to action by action, without a look at the current policy; those are computed before any split
+(``guided`` reads them).
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ class OnPolicy:
     """``group`` trajectories from each of ``prompts`` new starts, sampled from the policy as it is, rewarded by the task.
 
     temperature, top_p, top_k, max_actions  the distribution that is sampled from; the ratio is taken on that very distribution.
+    heat  entropy → factor on the temperature, action by action (language models).
     """
 
     group: int | Knob = 1
@@ -31,14 +32,18 @@ class OnPolicy:
     top_k: int | Knob = Knob("top_k", 0)
     max_actions: int | Knob = Knob("max_actions", 64)
     model: str = "policy"
+    heat: Callable[[Tensor], Tensor] | None = None
 
     def provides(self, task: Any) -> set[str]:
         return SAMPLED | set(task.provides)
 
-    @torch.no_grad()
     def __call__(self, state: Any) -> Batch:
-        starts = state.next_starts(self.prompts)
-        sampling = Sampling(self.temperature, self.top_p, self.top_k, self.max_actions)
+        return self.of(state, state.next_starts(self.prompts))
+
+    @torch.no_grad()
+    def of(self, state: Any, starts: list[Any]) -> Batch:
+        """``group`` trajectories from each of these starts."""
+        sampling = Sampling(self.temperature, self.top_p, self.top_k, self.max_actions, heat=self.heat)
         batch = state.task.rollout(state.models[self.model], starts, self.group, sampling, state.draw("sample"))
         batch = batch.with_notes(start=[start for start in starts for _ in range(self.group)])
         charge(state, batch)
