@@ -28,6 +28,11 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "reference_logp": ("log-probability under a frozen reference", "models={'reference': Frozen()} with the edit Score('reference')"),
     "proxy_logp": ("log-probability under a policy that stands for the old one", "the edit Score('proxy'), of a model named proxy"),
     "teacher_logp": ("log-probability under the teacher", "models={'teacher': Given('teacher')} with the edit Score('teacher')"),
+    "corrupted_logp": (
+        "log-probability where the observation is damaged",
+        "the edits Corrupt() and Score('policy', 'corrupted_logp', role='corrupted')",
+    ),
+    "old_entropy": ("entropy of the policy that sampled, at temperature 1, nats", "the edit ScoreEntropy()"),
     "rewards": ("reward of each action", "an environment or a process reward"),
     "value": ("critic's value before the action", "the edit Values('critic')"),
     "next_value": ("critic's value after the action", "the edit Values('critic')"),
