@@ -1,7 +1,7 @@
 """The reference of the end-to-end benchmarks: a 402-thousand-parameter Qwen3 shape, two tasks, and a pupil that half knows them.
 
 short   two-digit additions: answers of 2 to 4 tokens, the end included.
-chain   12 to 18 terms of a progression modulo 100: ``38+71=14:`` → ``38 09 80 …``, about 45 tokens.
+chain   12 to 18 terms of a progression up to a given one: ``03+4=51:`` → ``03 07 11 … 51``, about 45 tokens.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def problem(kind: str, index: int) -> tuple[str, str]:
     if kind == SHORT:
         a, b = random.randrange(1, 100), random.randrange(1, 100)
         return f"{a}+{b}=", str(a + b)
-    start, step, count = random.randrange(100), random.randrange(1, 100), random.randrange(12, 19)
-    return f"{start}+{step}={count}:", " ".join(f"{(start + step * k) % 100:02d}" for k in range(count))
+    start, step, count = random.randrange(15), random.randrange(1, 6), random.randrange(12, 19)
+    terms = [f"{start + step * k:02d}" for k in range(count)]
+    return f"{terms[0]}+{step}={terms[-1]}:", " ".join(terms)
 
 
 class Problems(Sequence[Item]):
@@ -102,7 +103,7 @@ def teach(model: Any, kind: str, goal: float) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 50 == 49 and solved(model, kind) >= goal:
+        if step % 25 == 24 and solved(model, kind) >= goal:
             return
 
 
