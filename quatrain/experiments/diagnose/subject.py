@@ -229,7 +229,8 @@ def make_subject(recipe: Recipe, scene: Scene, draws: int | None = None) -> Subj
     group = int(source.group) if source is not None else 1
     single = group == 1
     policy = TablePolicy(scene.table)
-    others = {name: other_model(name, spec, scene, fit) for name, spec in recipe.models.items()}
+    late = {getattr(step, "target", None) for stage in recipe.stages for step in stage.steps} - {"reference"} | {"old"}
+    others = {name: other_model(spec, scene, fit, name in late) for name, spec in recipe.models.items()}
     size = draws or (group if not single else 1 if isinstance(collect.source, Pairs) else 8)
     return Subject(recipe, scene, collect, fit, size, single, policy, others)
 
@@ -249,12 +250,13 @@ def knobs_for(recipe: Recipe, scene: Scene) -> dict[str, float]:
     return {name: value for name, value in known.items() if name in recipe.knobs()}
 
 
-def other_model(name: str, spec: Any, scene: Scene, fit: Fit) -> Any:
-    """A frozen self is the problem's reference, or ``old``: who samples. A given model is its teacher, a critic the exact values."""
+def other_model(spec: Any, scene: Scene, fit: Fit, late: bool) -> Any:
+    """A frozen self is the problem's reference; a ``late`` one, which a step of the recipe keeps up with the policy (an old self, a moving
+    average), is the policy that samples. A given model is its teacher, a critic the exact values."""
     if isinstance(spec, Critic):
         return exact_critic(scene, max(discount_of(term.advantage) for term in fit.loss.terms.values()))
     if isinstance(spec, (Frozen, Given)):
-        return scene.others()["teacher" if isinstance(spec, Given) else name if name == "old" else "reference"]
+        return scene.others()["teacher" if isinstance(spec, Given) else "old" if late else "reference"]
     raise QuatrainError("diagnose does not know how to make this model on an enumerated problem", given=repr(spec))
 
 

@@ -131,3 +131,10 @@ def test_tokens_of_groups_that_are_thrown_away_are_paid_for():
 def test_rewards_per_action_are_enumerated_as_well():
     found = moments(subject_of("rloo", loops(3), 3))
     assert found.error is None
+
+
+def test_a_copy_that_follows_the_policy_is_who_samples_and_one_that_never_moves_is_the_reference():
+    made = {name: subject_of(name, bandit((0.6,)), 8, Setting(staleness=4)) for name in ("ppo-ewma-async", "grpo")}
+    follower, frozen = made["ppo-ewma-async"].others["proxy"].table, made["grpo"].others["reference"].table
+    assert torch.equal(follower, made["ppo-ewma-async"].scene.older) and not torch.equal(follower, made["ppo-ewma-async"].scene.table)
+    assert torch.equal(frozen, made["grpo"].scene.problem.reference) and not torch.equal(frozen, made["grpo"].scene.older)
