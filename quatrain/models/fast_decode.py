@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quatrain.models.backbone import Backbone
+from quatrain.models.products import product
 
 LARGEST = 50_000_000  # parameters: beyond, joined copies of the matrices cost more than the overhead they save
 _SHAPES = {"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"}
@@ -29,9 +30,9 @@ class _Layer:
     qkv_bias: Tensor | None
     head_scale: Tensor | None  # [Hq + Hk, D]: weights of the query and key norms (Qwen3)
     head_eps: float
-    out: Tensor  # [Hq·D, hidden]
+    out: Tensor  # [hidden, Hq·D]
     gate_up: Tensor  # [2·F, hidden], norm folded in
-    down: Tensor  # [F, hidden]
+    down: Tensor  # [hidden, F]
     eps: tuple[float, float]
     activation: Any
     scaling: float
@@ -66,9 +67,9 @@ class FastDecoder:
             qkv_bias=None if parts[0].bias is None else torch.cat([part.bias for part in parts]),
             head_scale=scale,
             head_eps=eps,
-            out=attention.o_proj.weight.T,
+            out=attention.o_proj.weight,
             gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * after.weight,
-            down=mlp.down_proj.weight.T,
+            down=mlp.down_proj.weight,
             eps=(before.variance_epsilon, after.variance_epsilon),
             activation=mlp.act_fn,
             scaling=attention.scaling,
@@ -80,7 +81,10 @@ class FastDecoder:
         x = self.embedding.weight[token]
         cos, sin = self.cos[position], self.sin[position]
         for index, layer in enumerate(self.layers):
-            qkv = F.linear(_rms(x, layer.eps[0]), layer.qkv, layer.qkv_bias).view(rows, -1, self.size)
+            qkv = product(_rms(x, layer.eps[0]), layer.qkv)
+            if layer.qkv_bias is not None:
+                qkv = qkv + layer.qkv_bias
+            qkv = qkv.view(rows, -1, self.size)
             qk = qkv[:, :width]
             if layer.head_scale is not None:
                 qk = _rms(qk, layer.head_eps) * layer.head_scale
@@ -90,9 +94,9 @@ class FastDecoder:
             # Query heads that share a key head become its queries.
             query = qk[:, : self.queries].view(rows, self.keys, -1, self.size)
             seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=layer.scaling)
-            x = torch.addmm(x, seen.reshape(rows, -1), layer.out)
-            gate, up = F.linear(_rms(x, layer.eps[1]), layer.gate_up).chunk(2, -1)
-            x = torch.addmm(x, layer.activation(gate) * up, layer.down)
+            x = x + product(seen.reshape(rows, -1), layer.out)
+            gate, up = product(_rms(x, layer.eps[1]), layer.gate_up).chunk(2, -1)
+            x = x + product(layer.activation(gate) * up, layer.down)
         return _rms(x, self.norm.variance_epsilon) * self.norm.weight
 
 

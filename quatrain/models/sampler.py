@@ -10,6 +10,7 @@ Axes: N rows (trajectories), B rows still alive in the current block, T tokens, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from quatrain.models.backbone import Backbone
 from quatrain.models.distributions import Categorical
 from quatrain.models.draws import draw, truncates, uniforms
 from quatrain.models.fast_decode import FastDecoder, fits
+from quatrain.models.products import FastLinear, is_onednn
 from quatrain.protocols import Sampling
 
 KEEP = 0.85  # the batch is compacted when at most this part of it is still alive: copying the cache then pays within a few steps
@@ -255,13 +257,14 @@ def _prefill(backbone: Backbone, prompts: list[Sequence[int]], pad: int, steps: 
     padded = not bool(visible.all())
     position = (visible.cumsum(-1) - 1).clamp_min(0)
     cache, plain = make_cache(backbone.model.config)
-    hidden = backbone.decoder(
-        input_ids=ids,
-        attention_mask=visible if padded else None,
-        position_ids=position,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state[:, -1]
+    with FastLinear() if is_onednn() and device.type == "cpu" else nullcontext():
+        hidden = backbone.decoder(
+            input_ids=ids,
+            attention_mask=visible if padded else None,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
     mask = torch.nn.functional.pad(visible, (0, steps), value=True) if padded else None
     additive = plain and backbone.model.config._attn_implementation in ("sdpa", "eager")
     if padded and additive:
