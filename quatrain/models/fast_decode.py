@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from quatrain.models.backbone import Backbone
 from quatrain.models.products import product
@@ -93,7 +92,9 @@ class FastDecoder:
             key, value = cache.layers[index].update(qk[:, self.queries :, None], qkv[:, width:, None])
             # Query heads that share a key head become its queries.
             query = qk[:, : self.queries].view(rows, self.keys, -1, self.size)
-            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=layer.scaling)
+            # One query per row: two batched products take half the time of the kernel that is made for long queries.
+            weight = query.mul(layer.scaling) @ key.mT
+            seen = (weight if mask is None else weight.add_(mask)).softmax(-1) @ value
             x = x + product(seen.reshape(rows, -1), layer.out)
             gate, up = product(_rms(x, layer.eps[1]), layer.gate_up).chunk(2, -1)
             x = x + product(layer.activation(gate) * up, layer.down)

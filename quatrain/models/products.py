@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 LONGEST = 2048  # terms of a sum: a longer one is cut, which keeps it in cache and its rounding small
-SMALLEST = 2**16  # multiplications: below, the call costs more than is saved
+SMALLEST = 2**20  # multiplications: below, the call costs more than is saved
 
 
 @cache

@@ -13,6 +13,7 @@ from quatrain.models.products import FastLinear, product
 @pytest.fixture(params=["mkl", "onednn"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("QUATRAIN_PRODUCTS", request.param)
+    monkeypatch.setattr(products, "SMALLEST", 2**14)
     products.is_onednn.cache_clear()
     yield request.param
     products.is_onednn.cache_clear()
