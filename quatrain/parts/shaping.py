@@ -17,7 +17,7 @@ class Shaped:
     It gives more weight to unlikely actions than p does, and less to certain ones (Yan et al. 2025, LUFFY, §3.2; γ = 0.1).
 
     >>> import torch
-    >>> Shaped(0.1)(torch.tensor([[0.1]]).log(), None, None).item()
+    >>> round(Shaped(0.1)(torch.tensor([[0.1]]).log(), None, None).item(), 6)
     0.25
     """
 

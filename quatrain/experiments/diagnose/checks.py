@@ -23,6 +23,7 @@ from quatrain.experiments.diagnose.problems import Problem, bandit, loops, tree,
 from quatrain.experiments.diagnose.subject import WHOLE, Subject, make_subject
 from quatrain.parts.advantages import LeaveOneOut, Return
 from quatrain.parts.aggregations import PerGroup, sequence_sum
+from quatrain.parts.control import after_first, first_action
 from quatrain.parts.likelihoods import LogProb
 from quatrain.parts.selections import Both, every_action
 from quatrain.rollout.sources import OnPolicy
@@ -219,7 +220,7 @@ CHECKS: tuple[Callable[[Subject, Batch, str], Iterator[Finding]], ...] = (
 def direction(subject: Subject, found: Judgement) -> Iterator[Finding]:
     """On its own samples every term points towards what it claims to ascend, and points somewhere."""
     for name, (target, judged) in found.terms.items():
-        if math.isnan(judged.scale):
+        if math.isnan(judged.scale) or _is_a_share(subject, name):
             continue
         unsure = 4 * judged.error
         if judged.scale < -max(unsure, CLOSE):
@@ -238,6 +239,17 @@ def direction(subject: Subject, found: Judgement) -> Iterator[Finding]:
                 "what moves the policy is noise",
                 "another group key, a larger group; k1 as a loss has mean zero: use k2, or k1 in the reward",
             )
+
+
+def _is_a_share(subject: Subject, name: str) -> bool:
+    """Is the term about some of the actions, others being another term's? Only their sum has the whole target's direction.
+
+    Demonstrations and rollouts are not shares of one target: each kind of trajectory is a term's own.
+    """
+    terms = subject.fit.loss.terms
+    others = [term for other, term in terms.items() if other != name and type(term.likelihood) is type(terms[name].likelihood)]
+    own = terms[name].where
+    return own in (first_action, after_first) and any(term.where in (first_action, after_first) for term in others)
 
 
 def promise(subject: Subject, found: Judgement) -> Iterator[Finding]:
