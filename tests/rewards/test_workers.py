@@ -57,9 +57,10 @@ def gone(pid: int, seconds: float = 20.0) -> bool:
     while time.monotonic() < end:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except FileNotFoundError:
+            threads = len(os.listdir(f"/proc/{pid}/task"))
+        except (FileNotFoundError, ProcessLookupError):
             return True
-        if state == "Z":
+        if state == "Z" and threads == 1:  # its first thread may be gone while others still end
             return True
         time.sleep(0.05)
     return False
