@@ -171,7 +171,12 @@ def until(args: Any) -> None:
         peer = trainer(args.task, model, tokens, args.rate, seed, args.most, goal)
         peer.train()
         other = (perf_counter() - goal.began, len(theirs))
-        rows.append((seed, f"{mine[0]:.1f} s, {mine[1]} steps", f"{other[0]:.1f} s, {other[1]} steps", f"{other[0] / mine[0]:.2f}×"))
+        there = [len(found) >= 5 and sum(found[-5:]) >= 5 * args.until for found in (rewards, theirs)]
+        said = [
+            f"{seconds:.1f} s, {steps} steps{'' if reached else ' (not reached)'}"
+            for (seconds, steps), reached in zip((mine, other), there, strict=True)
+        ]
+        rows.append((seed, *said, f"{other[0] / mine[0]:.2f}×" if all(there) else "–"))
         print(rows[-1], flush=True)
     note = f"Until a mean reward of {args.until} over five steps, at most {args.most} steps; learning rate {args.rate}."
     report(f"reward {args.task} threads {args.threads}", args.threads, ("seed", "quatrain", "trl", "ratio"), rows, [note])
