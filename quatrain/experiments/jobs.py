@@ -42,10 +42,13 @@ class Job:
     def done(self) -> bool:
         return (self.folder / RESULT).is_file()
 
+    def work(self) -> dict[str, Any]:
+        """What it does with any seed, as JSON."""
+        return {"does": _name(self.measure or self.recipe), "keys": json.loads(json.dumps(dict(self.keys), default=repr))}
+
     def spec(self) -> dict[str, Any]:
-        """What decides the result, as JSON: two jobs with one spec do the same."""
-        work = self.measure or self.recipe
-        return {"arm": self.arm, "seed": self.seed, "does": _name(work), "keys": json.loads(json.dumps(dict(self.keys), default=repr))}
+        """What decides the result, as JSON: two jobs with one spec do the same, whatever their arms are called."""
+        return {"seed": self.seed, **self.work()}
 
     def claim_folder(self) -> None:
         """Write down whose folder this is. Raises QuatrainError if it is another job's."""
@@ -108,9 +111,9 @@ class Job:
         return {**run.metrics, "run_seconds": run.seconds}
 
 
-def digest(value: Any) -> str:
-    """Six letters that depend on a JSON value: folders of different settings have different names."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=repr).encode(), digest_size=3).hexdigest()
+def digest(value: Any, size: int = 3) -> str:
+    """``2·size`` letters that depend on a JSON value: folders of different settings have different names."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=repr).encode(), digest_size=size).hexdigest()
 
 
 def _name(work: Any) -> str:

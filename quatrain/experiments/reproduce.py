@@ -106,13 +106,15 @@ def small(claim: Claim) -> Claim:
 
 
 def jobs_for(claim: Claim, seeds: Sequence[int], out: Path) -> list[Job]:
-    """Its runs, in a folder whose name depends on the claim's settings."""
-    arms = [] if claim.measure else as_arms(claim.arms)
-    what = [claim.kind, list(claim.labels), [arm.keys for arm in arms], dict(claim.settings)]
-    folder = out / f"{claim.id}-{digest(what)}"
+    """Its runs. A run's folder is named by what it does, so that claims share the runs in which nothing differs."""
     if claim.measure:
-        return [Job(claim.id, seed, folder / "measure" / f"seed{seed}", keys=claim.settings, measure=claim.measure) for seed in seeds]
-    return jobs_of(arms, seeds, folder, claim.settings)
+        folder = out / f"{claim.id}-{digest(dict(claim.settings))}" / "measure"
+        return [Job(claim.id, seed, folder / f"seed{seed}", keys=claim.settings, measure=claim.measure) for seed in seeds]
+    jobs = jobs_of(as_arms(claim.arms), seeds, out / "runs", claim.settings)
+    jobs = [replace(job, folder=out / "runs" / digest(job.work(), 8) / f"seed{job.seed}") for job in jobs]
+    if len({job.folder for job in jobs}) < len(jobs):
+        raise QuatrainError(f"two arms of claim {claim.id!r} do the same", given=", ".join(claim.labels))
+    return jobs
 
 
 def measured(claim: Claim, job: Job, result: Mapping[str, float]) -> dict[str, float]:

@@ -171,6 +171,21 @@ def test_runs_of_arms(tmp_path: Path):
     assert set(found.numbers) == {"reinforce", "grpo:kl=0"} and len(found.numbers["reinforce"]) == 2
 
 
+def test_claims_share_the_runs_in_which_nothing_differs(tmp_path: Path):
+    from quatrain.experiments.reproduce import jobs_for
+
+    def jobs(*arms: str, **keys: object) -> dict[tuple[str, int], Path]:
+        made = Claim("x", "beats", "", arms=arms, settings={"task": "gym:CartPole-v1", **keys}, metric="return")
+        return {(job.arm, job.seed): job.folder for job in jobs_for(made, [0, 1], tmp_path)}
+
+    one, two = jobs("reinforce", "grpo:kl=0"), jobs("rloo", "grpo:kl=0")
+    assert one["grpo:kl=0", 1] == two["grpo:kl=0", 1] != one["grpo:kl=0", 0]
+    assert len({*one.values(), *two.values()}) == 6
+    assert not {*one.values()} & {*jobs("reinforce", "grpo:kl=0", steps=3).values()}
+    with pytest.raises(QuatrainError, match="do the same"):
+        jobs_for(Claim("x", "beats", "", arms={"a": "grpo", "b": "grpo"}, settings={"task": "gym:CartPole-v1"}), [0], tmp_path)
+
+
 def test_registered_claims_are_complete_and_found_by_name_and_family(monkeypatch: pytest.MonkeyPatch):
     assert {found.id for found in claims_of("all")} == set(CLAIMS) >= {"gspo", "hpt"}
     assert [found.id for found in claims_of("hpt")] == ["hpt"]
