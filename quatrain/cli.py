@@ -175,7 +175,8 @@ def explain(
 
     entry, recipe = find(name), make(name, **split_pairs(keys or []))
     neighbour = make(beside) if beside else None
-    typer.echo(f"{entry.title}" + (f"  (arXiv {entry.paper})" if entry.paper else "") + f"\n\n{entry.doc}\n")
+    head = entry.title + (f"  (arXiv {entry.paper})" if entry.paper else "")
+    typer.echo(f"{head}\n" if entry.doc == entry.title else f"{head}\n\n{entry.doc}\n")
     typer.echo(describe(recipe, neighbour))
     if picture:
         from quatrain.reports.coefficients import ratio_curve_plot

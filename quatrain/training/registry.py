@@ -45,7 +45,8 @@ REGISTRY: dict[str, Entry] = {}
 
 
 def recipe(name: str, *, family: str, title: str, paper: str | None = None) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
-    """Register a function that returns a Recipe. Its parameters are the recipe's options, its docstring the explanation.
+    """Register a function that returns a Recipe. Its parameters are the recipe's options, its docstring the explanation
+    (without one, the title).
 
     name    what users type; family: the shelf; title: the paper's; paper: its arXiv number, where it has one.
     """
@@ -54,12 +55,14 @@ def recipe(name: str, *, family: str, title: str, paper: str | None = None) -> C
         if name in REGISTRY and REGISTRY[name].build.__module__ != function.__module__:
             raise QuatrainError("two recipes have one name", given=f"{name}: {REGISTRY[name].build.__module__} and {function.__module__}")
 
+        doc = inspect.getdoc(function) or title
+
         def build(*args: Any, **kwargs: Any) -> Recipe:
-            return replace(function(*args, **kwargs), name=name, summary=inspect.getdoc(function).splitlines()[0])
+            return replace(function(*args, **kwargs), name=name, summary=doc.strip().splitlines()[0])
 
         build.__doc__, build.__name__, build.__module__ = function.__doc__, function.__name__, function.__module__
         build.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
-        REGISTRY[name] = Entry(name, build, family, title, paper, inspect.getdoc(function) or "")
+        REGISTRY[name] = Entry(name, build, family, title, paper, doc)
         return build
 
     return register
