@@ -1,70 +1,17 @@
-"""A policy that is a table, and a critic that knows: the models of problems small enough to enumerate. All in float64.
+"""A critic that knows: the exact value of every history of an enumerated problem. In float64.
 
-Axes: S rows of the table, V actions, N trajectories, T actions, K features of a state.
+Axes: N trajectories, T actions.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quatrain.batch import Batch, spread
-from quatrain.models.distributions import Categorical
-
-
-class Table(nn.Module):
-    def __init__(self, values: Tensor):
-        super().__init__()
-        self.values = nn.Parameter(values.detach().clone().double())
-
-
-class TablePolicy:
-    """softmax of the sum of K rows of a table [S, V]; which rows is the batch's column ``state`` [N, T, K].
-
-    Rows that several states have in common are shared parameters. Temperature and support are those of the batch.
-    """
-
-    def __init__(self, values: Tensor, version: int = 0):
-        self.module, self.version = Table(values), version
-
-    @property
-    def table(self) -> Tensor:
-        return self.module.values
-
-    def logits(self, batch: Batch) -> Tensor:
-        """[N, T, V]."""
-        return self.table[batch["state"]].sum(2)
-
-    def distribution(self, batch: Batch) -> Categorical:
-        """Of the M selected actions."""
-        where = batch.mask
-        support = batch["support"][where] if "support" in batch else None
-        # A demonstration was not sampled: it has no temperature (NaN), which means 1.
-        temperature = spread(batch["temperature"], batch)[where].nan_to_num(nan=1.0) if "temperature" in batch else None
-        return Categorical(self.logits(batch)[where], support, temperature)
-
-    def score(
-        self, batch: Batch, statistics: Sequence[Any], role: str = "policy", others: Mapping[str, Any] | None = None
-    ) -> dict[Any, Tensor]:
-        own = self.distribution(batch)
-        with torch.no_grad():
-            frozen = {name: other.distribution(batch) for name, other in (others or {}).items()}
-        values = {statistic: statistic(own, batch.actions[batch.mask], frozen) for statistic in statistics}
-        return {statistic: value.new_zeros(batch.shape).masked_scatter(batch.mask, value) for statistic, value in values.items()}
-
-    def clone(self) -> TablePolicy:
-        twin = copy.deepcopy(self)
-        twin.module.requires_grad_(False)
-        return twin
-
-    def save(self, folder: Any) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        torch.save(self.module.state_dict(), Path(folder) / "table.pt")
+from quatrain.batch import Batch
+from quatrain.models.tables import Table
 
 
 class NodeCritic:

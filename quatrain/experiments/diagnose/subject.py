@@ -18,10 +18,11 @@ from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
 from quatrain.estimator import Objective
 from quatrain.experiments.diagnose.chances import chances
-from quatrain.experiments.diagnose.policies import NodeCritic, TablePolicy
+from quatrain.experiments.diagnose.policies import NodeCritic
 from quatrain.experiments.diagnose.targets import Scene, Target, discount_of, parse_target, target_of
 from quatrain.experiments.diagnose.task import EnumeratedTask, handed, observed, paired, shown
 from quatrain.knobs import resolve
+from quatrain.models.tables import TablePolicy
 from quatrain.parts.advantages import action_rewards
 from quatrain.parts.gae import gae
 from quatrain.parts.likelihoods import Entropy, LogProb

@@ -17,9 +17,9 @@ from quatrain.batch import Batch
 from quatrain.errors import QuatrainError, nearest
 from quatrain.estimator import Term
 from quatrain.experiments.diagnose.chances import action_logp, allowed, chances, logits_of
-from quatrain.experiments.diagnose.policies import TablePolicy
 from quatrain.experiments.diagnose.problems import Problem
 from quatrain.experiments.diagnose.task import observed
+from quatrain.models.tables import TablePolicy
 from quatrain.parts.advantages import KL, Constant, PairLogistic, one
 from quatrain.parts.likelihoods import Divergence, Entropy
 from quatrain.parts.selections import Both, demonstrations

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from quatrain.batch import Batch, Origin
 from quatrain.experiments.diagnose.chances import chances
-from quatrain.experiments.diagnose.policies import TablePolicy
 from quatrain.experiments.diagnose.problems import Problem
 from quatrain.models.draws import draw
+from quatrain.models.tables import TablePolicy
 from quatrain.parts.likelihoods import LogProb
 from quatrain.protocols import Sampling
 

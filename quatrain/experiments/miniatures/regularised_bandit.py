@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quatrain.batch import Batch
 from quatrain.estimator import Objective, Term
-from quatrain.experiments.diagnose.policies import TablePolicy
+from quatrain.models.tables import TablePolicy
 from quatrain.parts.baselines import RegularisedLeaveOneOut
 from quatrain.parts.needs import needs
 

@@ -8,11 +8,11 @@ import torch
 from quatrain.batch import Origin
 from quatrain.errors import QuatrainError
 from quatrain.experiments.diagnose.chances import allowed, chances, sampled_logp
-from quatrain.experiments.diagnose.policies import TablePolicy
 from quatrain.experiments.diagnose.problems import PROBLEMS, bandit, find_problem, tree, turns
 from quatrain.experiments.diagnose.subject import exact_critic
 from quatrain.experiments.diagnose.targets import TARGETS, Scene, Target, exact_gradient, parse_target, target_of
 from quatrain.experiments.diagnose.task import EnumeratedTask, observed
+from quatrain.models.tables import TablePolicy
 from quatrain.protocols import Sampling
 from quatrain.training.driver import build, run
 from quatrain.training.registry import make

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from quatrain.estimator import Objective, Term
-from quatrain.experiments.diagnose.policies import TablePolicy
 from quatrain.experiments.miniatures.regularised_bandit import RegularisedReward, chance, distances, expectation, pairs
+from quatrain.models.tables import TablePolicy
 from quatrain.parts.baselines import RegularisedLeaveOneOut
 
 REWARD, BEHAVIOUR = (torch.tensor(value, dtype=torch.float64) for value in ([0.0, 0.3, 1.0], [0.7, 0.2, 0.1]))

@@ -1,0 +1,109 @@
+"""Models that are tables: a policy, a critic, action values. The models of problems small enough to know everything. All in float64.
+
+Axes: S rows of the table, V actions, N trajectories, T actions, K features of a state, H heads.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quatrain.batch import Batch, spread
+from quatrain.errors import QuatrainError
+from quatrain.models.critics import make_critic
+from quatrain.models.distributions import Categorical
+
+
+class Table(nn.Module):
+    def __init__(self, values: Tensor):
+        super().__init__()
+        self.values = nn.Parameter(values.detach().clone().double())
+
+
+class TablePolicy:
+    """softmax of the sum of K rows of a table [S, V]; which rows is the batch's column ``state`` [N, T, K].
+
+    Rows that several states have in common are shared parameters. Temperature and support are those of the batch.
+    """
+
+    def __init__(self, values: Tensor, version: int = 0):
+        self.module, self.version = Table(values), version
+
+    @property
+    def table(self) -> Tensor:
+        return self.module.values
+
+    def logits(self, batch: Batch) -> Tensor:
+        """[N, T, V]."""
+        return self.table[batch["state"]].sum(2)
+
+    def distribution(self, batch: Batch) -> Categorical:
+        """Of the M selected actions."""
+        where = batch.mask
+        support = batch["support"][where] if "support" in batch else None
+        # A demonstration was not sampled: it has no temperature (NaN), which means 1.
+        temperature = spread(batch["temperature"], batch)[where].nan_to_num(nan=1.0) if "temperature" in batch else None
+        return Categorical(self.logits(batch)[where], support, temperature)
+
+    def score(
+        self, batch: Batch, statistics: Sequence[Any], role: str = "policy", others: Mapping[str, Any] | None = None
+    ) -> dict[Any, Tensor]:
+        own = self.distribution(batch)
+        with torch.no_grad():
+            frozen = {name: other.distribution(batch) for name, other in (others or {}).items()}
+        values = {statistic: statistic(own, batch.actions[batch.mask], frozen) for statistic in statistics}
+        return {statistic: value.new_zeros(batch.shape).masked_scatter(batch.mask, value) for statistic, value in values.items()}
+
+    def clone(self) -> TablePolicy:
+        twin = copy.deepcopy(self)
+        twin.module.requires_grad_(False)
+        return twin
+
+    def save(self, folder: Any) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        torch.save(self.module.state_dict(), Path(folder) / "table.pt")
+
+
+class TableCritic:
+    """V(s) from a table [S], at the rows ``states`` [N, T+1] of the role's context: before every action and after the last."""
+
+    def __init__(self, values: Tensor):
+        self.module, self.version = Table(values), 0
+
+    def values(self, batch: Batch, role: str = "policy") -> Tensor:
+        """[N, T+1]."""
+        return self.module.values[rows_of(batch, role)]
+
+    def clone(self) -> TableCritic:
+        return copy.deepcopy(self)
+
+
+class TableActionValues:
+    """Q(s, ·) of H policies from a table [H, S, V], at the rows ``states`` [N, T+1] of the role's context."""
+
+    def __init__(self, values: Tensor):
+        self.module, self.version = Table(values), 0
+
+    def values(self, batch: Batch, role: str = "policy") -> Tensor:
+        """[N, T+1, H, V]."""
+        return self.module.values[:, rows_of(batch, role)].permute(1, 2, 0, 3)
+
+    def clone(self) -> TableActionValues:
+        return copy.deepcopy(self)
+
+
+def rows_of(batch: Batch, role: str = "policy") -> Tensor:
+    """[N, T+1] the table's row of every state. Raises QuatrainError for a batch that was not made of numbered states."""
+    if "states" not in batch.contexts.get(role, {}):
+        raise QuatrainError("a table of values needs numbered states", given=f"contexts {sorted(batch.contexts)}", fix="task=tables:rtb")
+    return batch.contexts[role]["states"]
+
+
+@make_critic.register
+def _(policy: TablePolicy, seed: int = 0) -> TableCritic:
+    return TableCritic(torch.zeros(len(policy.table)))
