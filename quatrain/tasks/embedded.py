@@ -33,13 +33,15 @@ DEFAULTS = {"lr": 5e-4, "prompts": 16, "max_actions": 32}  # knobs that suit a m
 LESSONS: dict[str, dict[str, Any]] = {
     "base": {"shares": SHARES, "slips": SLIPS, "unseen": ("shift",), "proper": 0.7, "examples": 52_000},
     "strong": {"shares": {**SHARES, "shift": 3}, "examples": 64_000},  # a teacher: properly taught, every kind
+    "privileged": {"shares": {"worked": 1}, "slips": {"worked": 0.64}, "told": 0.35, "proper": 0.5, "examples": 20_000},  # reads a solution
 }
 
 
 def tiny(name: str = "base", *, show: bool = True, **changes: Any) -> Any:
-    """The embedded model as a CausalLM: ``base``, or ``strong``, a teacher that was taught longer and without mistakes.
+    """The embedded model as a CausalLM: ``base``; ``strong``, a teacher that was taught longer and without mistakes; ``privileged``,
+    which makes the mistakes of ``base`` on one kind, but not where it is told the solution.
 
-    name     one of these two, with or without the prefix of model=tiny, model=tiny:strong.
+    name     one of these, with or without the prefix of model=tiny, model=tiny:strong.
 
     show     a progress bar while it is built for the first time (under a minute on two cores).
     changes  fields of ``warm_start.Lesson`` that differ: another model, with a place of its own in the cache.
@@ -75,7 +77,8 @@ def cached(lesson: Any, show: bool = False, name: str = "the embedded model") ->
 
     Raises QuatrainError if the cache folder cannot be written.
     """
-    key = hashlib.sha256(json.dumps([FORMAT, dataclasses.asdict(lesson)], sort_keys=True).encode()).hexdigest()[:16]
+    what = {name: value for name, value in dataclasses.asdict(lesson).items() if name != "told" or value}  # younger than FORMAT
+    key = hashlib.sha256(json.dumps([FORMAT, what], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / f"tiny-{key}"
     if (folder / "config.json").exists():
         return folder

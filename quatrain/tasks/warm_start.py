@@ -21,6 +21,7 @@ from quatrain.tasks.hashing import mix
 from quatrain.tasks.letters import KINDS, Problems
 
 Example = tuple[str, str]  # prompt, completion
+TOLD = "solution: {solution}\n{prompt}"  # a problem whose solution is known
 Report = Callable[[float, float], None]  # (fraction done, loss in nats per token)
 
 
@@ -35,6 +36,7 @@ class Lesson:
     unseen     kinds that are done wrongly throughout
     examples   how many problems are read, each once
     rows       examples per update
+    told       share of the examples that are solved properly because the solution stands before the problem (``TOLD``), in [0, 1]
     rate       peak learning rate of AdamW for embeddings and norms, five times as much of Muon for the matrices
                (Jordan et al. 2024: half as many examples for the same loss here); warm-up over 5 %, cosine to a twentieth
     seed       of the initial weights and of the corpus
@@ -53,6 +55,7 @@ class Lesson:
     rows: int = 48
     rate: float = 4e-3
     seed: int = 0
+    told: float = 0.0
 
 
 def slip_rate(lesson: Lesson, index: int, kind: str, level: int) -> float:
@@ -70,6 +73,9 @@ def corpus(lesson: Lesson) -> Iterator[Example]:
         item = problems[index]
         name, level = item.data["kind"], item.data["level"]
         random = Random(mix(lesson.seed, 2, index))
+        if lesson.told and Random(mix(lesson.seed, 4, index)).random() < lesson.told:
+            yield TOLD.format(solution=item.solution, prompt=item.prompt), KINDS[name].slip(item.data["problem"], random, 0.0)
+            continue
         yield item.prompt, KINDS[name].slip(item.data["problem"], random, slip_rate(lesson, index, name, level))
 
 

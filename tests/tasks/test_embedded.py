@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from quatrain.errors import QuatrainError
 from quatrain.protocols import Sampling
 from quatrain.tasks.embedded import LESSONS, cached, tiny, tokenizer, untrained
 from quatrain.tasks.letters import KINDS, Problems, letters, split_of
-from quatrain.tasks.warm_start import Lesson, batches, corpus, slip_rate
+from quatrain.tasks.warm_start import TOLD, Lesson, batches, corpus, slip_rate
 
 SHORT = {"hidden": 32, "inner": 32, "layers": 1, "heads": 2, "groups": 1, "examples": 96, "shares": {"sort": 1}}
 
@@ -61,6 +62,25 @@ def test_the_corpus_is_training_problems_properly_solved_then_with_mistakes():
     assert all(text == prompt[5:-1].rstrip(".") for prompt, text in examples if prompt.startswith("next"))
     assert [slip_rate(lesson, 1000, "sort", level) for level in (1, 5)] == pytest.approx([0.42, 0.66])
     assert slip_rate(lesson, 999, "sort", 5) == 0.0 and slip_rate(lesson, 0, "shift", 1) == 1.0 and slip_rate(lesson, 1999, "add", 1) == 0.0
+
+
+def test_a_lesson_may_tell_the_solution():
+    lesson = Lesson(**{**LESSONS["privileged"], "examples": 2000})
+    examples = list(corpus(lesson))
+    told = [(prompt, text) for prompt, text in examples if prompt.startswith("solution: ")]
+    assert len(told) / 2000 == pytest.approx(0.35, abs=0.04)
+    for prompt, text in told:  # read in one hand, written in another
+        solution, question = prompt.removeprefix("solution: ").split("\n")
+        assert question[:3] == solution[:3] and solution.rsplit(">", 1)[1] == text.rsplit(">", 1)[-1]
+        assert text.count(">") == solution.count("=") - 1 and "=" not in text
+    untold = list(corpus(Lesson(**{**LESSONS["privileged"], "examples": 2000, "told": 0.0})))
+    assert all(one == other for one, other in zip(examples, untold, strict=True) if not one[0].startswith("solution"))
+
+
+def test_a_field_that_is_off_keeps_what_was_built_before_there_was_one(monkeypatch):
+    monkeypatch.setattr("quatrain.tasks.embedded._build", lambda *_: None)
+    folders = [cached(Lesson(**{**LESSONS["base"], "told": told})) for told in (0.0, 0.1)]
+    assert folders[0].name == "tiny-b00452863650229a" != folders[1].name
 
 
 def test_a_batch_has_labels_on_completions_alone():
@@ -136,3 +156,12 @@ def test_the_real_one_leaves_room_for_every_method():
     task, policy = letters("letters"), tiny(show=False)
     result = task.evaluate(policy, 300, 8, Sampling(max_actions=16), seed=0)
     assert 0.25 < result["accuracy"] < 0.5 and 0.5 < result["pass@8"] < 0.8 and result["accuracy/shift"] == 0.0
+
+
+@pytest.mark.slow
+def test_the_privileged_one_solves_what_it_is_told():
+    task, policy = letters("letters:worked"), tiny("tiny:privileged", show=False)
+    items = task.starts("heldout", 0, 200)
+    told = [replace(item, prompt=TOLD.format(solution=item.solution, prompt=item.prompt)) for item in items]
+    alone, informed = (task.outcomes(policy, part, 1, Sampling(max_actions=16), seed=0).mean() for part in (items, told))
+    assert informed > 0.9 and 0.15 < alone < 0.6

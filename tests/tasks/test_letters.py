@@ -45,6 +45,15 @@ def test_each_kind_by_hand(kind, problem, prompt, solution, mistake):
     assert check(solution, item) == 1.0 and check(wrong, item) == 0.0 and check("", item) == 0.0 and check(solution + "1", item) == 0.0
 
 
+def test_worked_chains_are_shown_in_one_hand_and_answered_in_another():
+    item = by_hand("worked", problem=("7+5-3*2",))
+    shape = KINDS["worked"]
+    assert item.prompt == "7+5-3*2......>" and shape.mark.join(shape.steps(("7+5-3*2",))) == "7+5=2-3=9*2=8>8"
+    assert shape.slip(("7+5-3*2",), Random(0), 0.0) == "2>9>8" and shape.slip(("7+5-3*2",), Random(0), 1.0) == "2>9>1"
+    right, wrong = ("2>9>8", "7+5=2-3=9*2=8>8", "8"), ("2>9>1", "7+5=2-3=9*2=8", "")
+    assert Verifier().score([*right, *wrong], [item] * 6) == [1.0] * 3 + [0.0] * 3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_solutions_are_right_and_rejected_ones_wrong_at_every_level(kind, split):

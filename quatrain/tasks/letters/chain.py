@@ -3,10 +3,14 @@
 The prompt is a form of fixed width, filled up with dots, so that a value always stands at the same distance from its
 operation. The typical mistake is to read ``*`` as ``+``; a long chain is right only if every step is, so that it
 matters which step is credited.
+
+``worked`` is the same problems with solutions in another hand: every operation is copied before its value, ``7+5=2-3=9*2=8>8``.
+A pupil answers both in the short form, so that its demonstrations are not what it would write itself.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from quatrain.tasks.letters.kind import Kind, Problem, after, below
@@ -35,6 +39,12 @@ def _values(problem: Problem, random: Random | None = None, rate: float = 0.0) -
     return values
 
 
+def _work(problem: Problem) -> str:
+    text = problem[0]
+    pairs = [text[place : place + 2] for place in range(1, len(text), 2)]
+    return text[0] + "".join([f"{pair}={value}" for pair, value in zip(pairs, _values(problem), strict=True)])
+
+
 chain = Kind(
     name="chain",
     draw=_draw,
@@ -45,3 +55,5 @@ chain = Kind(
     check=after(">"),
     mark=">",
 )
+
+worked = replace(chain, name="worked", steps=lambda problem: (_work(problem), _values(problem)[-1]))
