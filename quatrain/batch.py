@@ -42,9 +42,13 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "version": ("number of updates of the weights that chose this action", "a sampling source"),
     "origin": ("who chose this action: see Origin", "every source"),
     "temperature": ("temperature that the action was sampled at; absent means 1", "a sampling source"),
+    "draw": ("[N, T] seed of what is random when the action is learnt from: dropout, target noise, latents", "the source Draw"),
     "support": ("[N, T, K] the truncated support (top-k, top-p) sampled from: action id + 1, 0 for none", "a sampling source"),
+    "duration": ("how much of the environment's time the action takes; absent means 1", "a source of options or denoising steps"),
     "turn": ("number of the turn within the trajectory, from 0", "a multi-turn source"),
+    "node": ("the stretch of a tree of rollouts that the action belongs to, shared by the leaves below it", "the edit Nodes()"),
     # per trajectory, [N]
+    "share": ("what part of its prompt's probability a tree's leaf stands for", "a source that samples through Trees"),
     "reward": ("outcome reward of the trajectory", "a task's rewards"),
     "prompt": ("group key: trajectories that began at the same Start share it", "every source"),
     "answer": ("key of the trajectory's final answer: equal keys are equal answers", "the edit AnswerKeys()"),

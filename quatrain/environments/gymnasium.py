@@ -155,7 +155,8 @@ class GymTask:
 
     def _check(self, policy: Policy, sampling: Sampling) -> None:
         ours = (self.observation_size, self.action_space)
-        if (theirs := tuple(getattr(policy, name, None) for name in ("observation_size", "action_space"))) != ours:
+        space = getattr(policy, "action_space", None)
+        if (theirs := (getattr(policy, "observation_size", None), getattr(space, "executed", space))) != ours:
             raise QuatrainError(
                 f"the policy does not fit {self.name}", given=theirs, expected=f"(observation size, actions) = {ours}", fix="task.network()"
             )

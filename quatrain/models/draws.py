@@ -7,6 +7,7 @@ row's seed and the step, so a row regenerates whatever else is in its batch.
 from __future__ import annotations
 
 import math
+import zlib
 
 import torch
 from torch import Tensor
@@ -30,6 +31,32 @@ def uniforms(seeds: Tensor, steps: Tensor) -> Tensor:
     """
     state = _mix(seeds.long() * _GOLDEN + _STEP)[:, None] + steps.long()[None, :] * _GOLDEN
     return _shift(_mix(state), 12).double() * 2.0**-52
+
+
+def stream(seeds: Tensor, name: str) -> Tensor:
+    """Seeds of another use of the same draws: what two names give is independent.
+
+    >>> bool((stream(torch.tensor([1, 2]), "a") != stream(torch.tensor([1, 2]), "b")).all())
+    True
+    """
+    return _mix(seeds.long() + (zlib.crc32(name.encode()) << 20))
+
+
+def normals(seeds: Tensor, count: int) -> Tensor:
+    """[N, count] standard normal numbers, float32, of seeds [N]: the same seed always gives the same numbers."""
+    uniform = uniforms(seeds, torch.arange(count, device=seeds.device))
+    return torch.special.ndtri(uniform + 2.0**-53).float()
+
+
+def kept(seeds: Tensor, count: int, rate: float) -> Tensor:
+    """[N, count] dropout: 0 with chance ``rate``, else 1/(1 − rate); float32, of seeds [N].
+
+    Sixteen bits decide each: four units share a number.
+    """
+    words = -(-count // 4)
+    bits = _mix(_mix(seeds.long() * _GOLDEN + _STEP)[:, None] + torch.arange(words, device=seeds.device)[None, :] * _GOLDEN)
+    chance = torch.stack([_shift(bits, 16 * k) & 0xFFFF for k in range(4)], -1).flatten(1)[:, :count]
+    return (chance >= rate * 65536).float() / (1 - rate)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from quatrain.batch import Batch, spread
 from quatrain.errors import QuatrainError
 from quatrain.models.distributions import Categorical, Gaussian
+from quatrain.models.draws import kept, stream
 from quatrain.protocols import Distribution, Policy, Statistic
 
 
@@ -37,6 +38,11 @@ class Discrete:
     def log_stds(self) -> int:
         """Trained numbers beside the network."""
         return 0
+
+    @property
+    def executed(self) -> Discrete:
+        """The actions that an environment knows."""
+        return self
 
     def distribution(
         self, output: Tensor, log_std: Tensor, temperature: Tensor | None = None, support: Tensor | None = None
@@ -72,6 +78,24 @@ class Box:
     def log_stds(self) -> int:
         return len(self.low)
 
+    @property
+    def executed(self) -> Box:
+        return Box(self.low, self.high)
+
+    @property
+    def half(self) -> tuple[float, ...]:
+        """Half the box's width: the unit of actions within models."""
+        return tuple((high - low) / 2 for low, high in zip(self.low, self.high, strict=True))
+
+    def unit(self, actions: Tensor) -> Tensor:
+        """Actions [M, D] as fractions of the box: −1 at its low end, 1 at its high one.
+
+        >>> Box((0.0,), (4.0,)).unit(torch.tensor([[1.0]])).item()
+        -0.5
+        """
+        low, half = actions.new_tensor(self.low), actions.new_tensor(self.half)
+        return (actions - low) / half - 1
+
     def distribution(self, output: Tensor, log_std: Tensor, temperature: Tensor | None = None, support: Tensor | None = None) -> Gaussian:
         if support is not None or (temperature is not None and bool((temperature != 1).any())):
             raise QuatrainError("a Gaussian policy is sampled at temperature 1, without top-k or top-p", fix="Sampling(temperature=1.0)")
@@ -85,11 +109,35 @@ class Box:
         return mean + distribution.std * torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
 
 
-SPACES = {space.kind: space for space in (Discrete, Box)}
+@dataclass(frozen=True)
+class Squashed(Box):
+    """A deterministic action in the box, and exploration around it: a Gaussian with mean tanh(output), in fractions of the box.
+
+    noise  the standard deviation of exploration, above 0, in fractions of half the box's width. Not trained.
+    """
+
+    noise: float = 0.1
+    kind: ClassVar[str] = "squashed"
+
+    def __post_init__(self) -> None:
+        if not self.noise > 0:
+            raise QuatrainError("exploration has a width", given=f"noise={self.noise}", expected="above 0")
+
+    @property
+    def log_stds(self) -> int:
+        return 0
+
+    def distribution(self, output: Tensor, log_std: Tensor, temperature: Tensor | None = None, support: Tensor | None = None) -> Gaussian:
+        low, half = output.new_tensor(self.low), output.new_tensor(self.half)
+        return super().distribution(low + half * (1 + output.tanh()), (self.noise * half).log(), temperature, support)
 
 
-def mlp(sizes: Sequence[int], last_gain: float, generator: torch.Generator) -> nn.Sequential:
-    """tanh layers of these sizes with a linear last one.
+SPACES = {space.kind: space for space in (Discrete, Box, Squashed)}
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+def mlp(sizes: Sequence[int], last_gain: float, generator: torch.Generator, activation: str = "tanh") -> nn.Sequential:
+    """tanh (or relu) layers of these sizes with a linear last one.
 
     Orthogonal weights of gain √2, ``last_gain`` in the last layer, zero biases: Huang et al. 2022, "The 37
     implementation details of PPO", no. 2.
@@ -100,7 +148,7 @@ def mlp(sizes: Sequence[int], last_gain: float, generator: torch.Generator) -> n
         layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
         nn.init.orthogonal_(layer.weight, last_gain if last else math.sqrt(2), generator=generator)
         nn.init.zeros_(layer.bias)
-        layers += [layer] if last else [layer, nn.Tanh()]
+        layers += [layer] if last else [layer, ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)
 
 
@@ -123,10 +171,20 @@ def observations(batch: Batch, role: str, size: int) -> Tensor:
 
 
 class _Net(nn.Module):
-    def __init__(self, sizes: Sequence[int], log_stds: int, generator: torch.Generator):
+    def __init__(self, sizes: Sequence[int], log_stds: int, generator: torch.Generator, activation: str, dropout: float):
         super().__init__()
-        self.trunk = mlp(sizes, 0.01, generator)
+        self.trunk = mlp(sizes, 0.01, generator, activation)
         self.log_std = nn.Parameter(torch.zeros(log_stds))
+        self.dropout = dropout
+
+    def forward(self, seen: Tensor, draws: Tensor | None = None) -> Tensor:
+        if not self.dropout or draws is None:
+            return self.trunk(seen)
+        for place, layer in enumerate(self.trunk):
+            seen = layer(seen)
+            if not isinstance(layer, nn.Linear):
+                seen = seen * kept(stream(draws, f"dropout {place}"), seen.shape[1], self.dropout)
+        return seen
 
 
 class NetworkPolicy:
@@ -134,8 +192,11 @@ class NetworkPolicy:
 
     observation_size  D.
     action_space      ``Discrete(count)`` or ``Box(low, high)``.
-    hidden            widths of the tanh layers.
+    hidden            widths of the layers.
     seed              of the initial weights.
+    activation        ``tanh`` or ``relu``.
+    dropout           the chance of a hidden unit to be left out where a batch brings its random numbers (the column ``draw``):
+                      while it is fitted, never when it acts.
 
     >>> policy = NetworkPolicy(4, Discrete(2), hidden=(8,), seed=0)
     >>> actions, logp = policy.act(torch.zeros(3, 4), torch.Generator().manual_seed(0))
@@ -143,19 +204,30 @@ class NetworkPolicy:
     (torch.Size([3]), tensor([0.5000, 0.5000, 0.5000]))
     """
 
-    def __init__(self, observation_size: int, action_space: Discrete | Box, hidden: Sequence[int] = (64, 64), seed: int = 0):
-        self.observation_size, self.action_space, self.hidden = observation_size, action_space, tuple(hidden)
+    def __init__(
+        self,
+        observation_size: int,
+        action_space: Discrete | Box,
+        hidden: Sequence[int] = (64, 64),
+        seed: int = 0,
+        activation: str = "tanh",
+        dropout: float = 0.0,
+    ):
+        self.observation_size, self.action_space, self.hidden, self.seed = observation_size, action_space, tuple(hidden), seed
+        self.activation, self.dropout = activation, dropout
         sizes = (observation_size, *self.hidden, action_space.outputs)
-        self.module: nn.Module = _Net(sizes, action_space.log_stds, torch.Generator().manual_seed(seed))
+        self.module: nn.Module = _Net(sizes, action_space.log_stds, torch.Generator().manual_seed(seed), activation, dropout)
         self.version = 0
 
     @property
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def distribution(self, observations: Tensor, temperature: Tensor | None = None, support: Tensor | None = None) -> Distribution:
-        """π(·|s) at observations [M, D], tempered by temperature [M] and restricted to support [M, K] where given."""
-        output = self.module.trunk(observations.to(self.module.log_std))
+    def distribution(
+        self, observations: Tensor, temperature: Tensor | None = None, support: Tensor | None = None, draws: Tensor | None = None
+    ) -> Distribution:
+        """π(·|s) at observations [M, D]; tempered by temperature [M], restricted to support [M, K], dropout by draws [M], where given."""
+        output = self.module(observations.to(self.module.log_std), draws)
         return self.action_space.distribution(output, self.module.log_std, temperature, support)
 
     @torch.no_grad()
@@ -181,7 +253,8 @@ class NetworkPolicy:
         """
         seen = observations(batch, role, self.observation_size)[:, :-1][batch.mask]
         temperature = spread(batch["temperature"], batch)[batch.mask].nan_to_num(1.0) if "temperature" in batch else None
-        return self.distribution(seen, temperature, batch["support"][batch.mask] if restricted and "support" in batch else None)
+        support = batch["support"][batch.mask] if restricted and "support" in batch else None
+        return self.distribution(seen, temperature, support, batch["draw"][batch.mask] if "draw" in batch else None)
 
     def score(
         self, batch: Batch, statistics: Sequence[Statistic], role: str = "policy", others: Mapping[str, Policy] | None = None
@@ -216,7 +289,7 @@ class NetworkPolicy:
         )
         space = {"kind": self.action_space.kind, **asdict(self.action_space)}
         config: dict[str, Any] = {"kind": "network", "observation_size": self.observation_size, "action_space": space}
-        config |= {"hidden": list(self.hidden), "version": self.version}
+        config |= {"hidden": list(self.hidden), "activation": self.activation, "dropout": self.dropout, "version": self.version}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -231,9 +304,25 @@ def load_network(folder: str | Path) -> NetworkPolicy:
         config = json.loads((folder / "config.json").read_text())
         space = dict(config["action_space"])
         action_space = SPACES[space.pop("kind")](**{name: tuple(v) if isinstance(v, list) else v for name, v in space.items()})
-        policy = NetworkPolicy(config["observation_size"], action_space, config["hidden"])
+        rest = {name: config[name] for name in ("activation", "dropout") if name in config}  # absent in a file of an earlier version
+        policy = NetworkPolicy(config["observation_size"], action_space, config["hidden"], **rest)
         policy.module.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise QuatrainError("no network policy can be read here", given=f"{folder}: {error}", expected=expected) from error
     policy.version = config["version"]
     return policy
+
+
+def deterministic(policy: NetworkPolicy, hidden: Sequence[int] = (256, 256), noise: float = 0.1, dropout: float = 0.0) -> NetworkPolicy:
+    """An untrained relu network of the same observations and box of actions that chooses one action, and explores around it by ``noise``.
+
+    Raises QuatrainError for a policy whose actions are no box.
+    """
+    box = policy.action_space
+    if not isinstance(box, Box):
+        raise QuatrainError(
+            "a deterministic policy has actions in a box", given=box, fix="a task with continuous actions, such as gym:Pendulum-v1"
+        )
+    twin = NetworkPolicy(policy.observation_size, Squashed(box.low, box.high, noise), hidden, policy.seed, "relu", dropout)
+    twin.module.to(policy.device)
+    return twin

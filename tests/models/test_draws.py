@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from quatrain.models.draws import BLOCK, CANDIDATES, draw, inverse_cdf, uniforms
+from quatrain.models.draws import BLOCK, CANDIDATES, draw, inverse_cdf, kept, normals, stream, uniforms
 from quatrain.protocols import Sampling
 
 
@@ -73,3 +73,16 @@ def test_greedy_takes_the_likeliest_and_reports_the_plain_log_probability() -> N
     logits = torch.tensor([[0.2, 0.5, 0.3]]).log()
     action, logp, support = draw(logits, torch.zeros(1, dtype=torch.float64), Sampling(temperature=0, top_p=0.5, top_k=1))
     assert action.tolist() == [1] and logp.exp().item() == pytest.approx(0.5) and support is None
+
+
+def test_normals_and_dropout_are_functions_of_their_seeds():
+    seeds = torch.randint(2**62, (4000,), generator=torch.Generator().manual_seed(0))
+    drawn, left = normals(seeds, 3), kept(seeds, 10, 0.1)
+    assert drawn.mean().abs() < 0.03 and abs(float(drawn.std()) - 1) < 0.03
+    assert torch.corrcoef(drawn.T)[0, 1].abs() < 0.05
+    assert abs(float((left == 0).float().mean()) - 0.1) < 0.01 and torch.allclose(left.max(), torch.tensor(1 / 0.9))
+    assert torch.corrcoef(left.T)[0, 4].abs() < 0.05  # of two words
+    some = torch.tensor([7, 3999])
+    assert torch.equal(normals(seeds[some], 3), drawn[some]) and torch.equal(kept(seeds[some], 10, 0.1), left[some])
+    other = normals(stream(seeds, "other"), 3)
+    assert torch.corrcoef(torch.stack([drawn[:, 0], other[:, 0]]))[0, 1].abs() < 0.05

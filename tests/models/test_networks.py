@@ -11,7 +11,7 @@ import torch
 
 from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
-from quatrain.models.networks import Box, Discrete, NetworkPolicy, load_network
+from quatrain.models.networks import Box, Discrete, NetworkPolicy, Squashed, deterministic, load_network
 from quatrain.parts.likelihoods import Divergence, Entropy, LogProb
 from quatrain.protocols import Policy
 
@@ -231,3 +231,31 @@ def test_contexts_that_do_not_fit_are_refused():
     short = batch.with_context("policy", observations=batch.contexts["policy"]["observations"][:, :-1])
     with pytest.raises(QuatrainError, match="one more than the actions"):
         policy.score(short, [LogProb()])
+
+
+def test_a_squashed_policy_stays_in_its_box_and_explores_around_one_action(tmp_path: Path):
+    policy = deterministic(NetworkPolicy(3, Box((-1.0, 0.0), (3.0, 2.0))), (8,), noise=0.25, dropout=0.5)
+    with torch.no_grad():
+        policy.module.trunk[-1].bias.copy_(torch.tensor([100.0, -100.0]))
+    seen = torch.randn(5, 3)
+    best, _ = policy.act(seen, greedy=True)
+    assert torch.equal(best, torch.tensor([[3.0, 0.0]]).expand(5, 2))
+    distribution = policy.distribution(seen)
+    assert torch.allclose(distribution.std, torch.tensor([0.5, 0.25]).expand(5, 2))
+    assert policy.action_space.executed == Box((-1.0, 0.0), (3.0, 2.0))
+    policy.save(tmp_path)
+    again = load_network(tmp_path)
+    assert again.action_space == policy.action_space and again.dropout == 0.5 and torch.equal(again.act(seen, greedy=True)[0], best)
+    with pytest.raises(QuatrainError, match="actions in a box"):
+        deterministic(NetworkPolicy(3, Discrete(2)))
+    with pytest.raises(QuatrainError, match="exploration has a width"):
+        Squashed((-1.0,), (1.0,), noise=0.0)
+
+
+def test_dropout_is_of_the_batch_that_brings_its_random_numbers():
+    policy = deterministic(NetworkPolicy(3, Box((-1.0,), (1.0,)), seed=1), (64,), dropout=0.5)
+    seen = torch.randn(1, 3, generator=torch.Generator().manual_seed(0)).expand(4000, 3)
+    draws = torch.arange(4000)
+    plain, dropped = policy.distribution(seen).mean, policy.distribution(seen, draws=draws).mean
+    assert (dropped != plain).any() and torch.allclose(dropped.mean(), plain.mean(), atol=2e-3)
+    assert torch.equal(policy.distribution(seen[:7], draws=draws[10:17]).mean, dropped[10:17])
