@@ -1,0 +1,1 @@
+"""Tabular decision problems as batched tensors, with everything about a policy known exactly."""
