@@ -100,7 +100,7 @@ def parse_options(name: str, query: str) -> dict[str, Any]:
     for pair in filter(None, query.split("&")):
         key, equals, text = pair.partition("=")
         if not equals:
-            raise QuatrainError(f"option {key!r} has no value", given=f"reasoning_gym:{name}?{query}", expected="key=value&key=value")
+            raise QuatrainError(f"option {key!r} has no value", given=f"{name}?{query}", expected="key=value&key=value")
         try:
             options[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
