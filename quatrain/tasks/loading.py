@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from quatrain.tasks.text import TextTask
 
 _log = logging.getLogger("quatrain.tasks")
-KINDS = (
-    "letters[:KIND], reasoning_gym:NAME, gym:ENVIRONMENT, a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
-)
+KINDS = "letters[:KIND], reasoning_gym:NAME, gym:ENVIRONMENT, tables:NAME, a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ def load_task(
 
         letters   letters:chain?levels=2-4           the embedded laboratory
         gym:CartPole-v1                              an environment
+        tables:rtb?horizon=20                        a tabular problem: everything about a policy is known exactly
         reasoning_gym:countdown?min_numbers=3        reasoning-gym, with its own scorer
         data.jsonl   data.json   data.parquet        a file of records
         folder/                                      a saved Hugging Face data set, or train.* and test.* files
@@ -87,6 +86,13 @@ def load_task(
         if judge is not None:
             raise QuatrainError("an environment gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
         return GymTask(spec.removeprefix("gym:"), seed=seed)
+    if not is_path and kind == "tables":
+        from quatrain.environments.tables.task import table_task
+        from quatrain.tasks.reasoning import parse_options
+
+        if judge is not None:
+            raise QuatrainError("a table gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
+        return table_task(head.partition(":")[2] or "rtb", parse_options(head, query), seed)
     if not is_path and kind == "letters":
         from quatrain.tasks.letters import letters
 
@@ -95,7 +101,7 @@ def load_task(
     elif not is_path and kind == "reasoning_gym":
         task = _reasoning(spec, judge, seed, workers, deadline, on_error)
     elif not is_path and (":" in head or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", head) or _almost(head)):
-        raise QuatrainError(f"there is no task {spec!r}", expected=KINDS, fix=nearest(kind, ("letters", "gym", "reasoning_gym")))
+        raise QuatrainError(f"there is no task {spec!r}", expected=KINDS, fix=nearest(kind, ("letters", "gym", "reasoning_gym", "tables")))
     else:
         task = _from_records(spec, judge, columns, heldout, seed, limit)
     if check and isinstance(task.reward, RewardWorkers):
@@ -111,7 +117,7 @@ def _is_path(head: str) -> bool:
 
 def _almost(head: str) -> bool:
     """A misspelt name of ours rather than one of the hub's."""
-    return "/" not in head and nearest(head, ("letters", "reasoning_gym", "gym")).startswith("did you mean")
+    return "/" not in head and nearest(head, ("letters", "reasoning_gym", "gym", "tables")).startswith("did you mean")
 
 
 def _reasoning(spec: str, judge: RewardWorkers | None, seed: int, workers: int, deadline_s: float, on_error: str) -> TextTask:
