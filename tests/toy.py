@@ -138,6 +138,8 @@ def case(
     columns["proxy_logp"] = plain_logp(table + stale * proxy, bare)
     columns = {name: torch.where(mask, value, NAN).to(dtype) for name, value in columns.items()}
     last = mask & (torch.arange(length) == torch.where(mask, torch.arange(length), -1).amax(1, keepdim=True))
+    row = torch.arange(n)[:, None]
+    node = torch.where(torch.arange(length) < 2, n + row // 2, row)  # pairs of rows share two actions
     origin = torch.full(shape, Origin.POLICY)
     prompt = torch.arange(prompts).repeat_interleave(group)
     solved = (torch.rand(n, generator=g) < 0.5).to(dtype)
@@ -151,7 +153,15 @@ def case(
     batch = Batch(
         mask=mask,
         actions=chosen,
-        columns={"state": state, "present": extent, "origin": origin, "terminated": last, "truncated": mask & False, **columns},
+        columns={
+            "state": state,
+            "present": extent,
+            "node": node,
+            "origin": origin,
+            "terminated": last,
+            "truncated": mask & False,
+            **columns,
+        },
         rows={
             "reward": solved,
             "prompt": prompt * 7 + 3,  # keys need not be consecutive

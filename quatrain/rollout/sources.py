@@ -12,6 +12,7 @@ from torch import Tensor
 from quatrain.batch import Batch, group_index, group_sum
 from quatrain.errors import QuatrainError
 from quatrain.knobs import Knob
+from quatrain.parts.trees import sampled_once
 from quatrain.protocols import Sampling
 
 SAMPLED = {"behaviour_logp", "old_logp", "terminated", "truncated", "version", "origin", "prompt"}
@@ -22,7 +23,8 @@ class OnPolicy:
     """``group`` trajectories from each of ``prompts`` new starts, sampled from the policy as it is, rewarded by the task.
 
     temperature, top_p, top_k, max_actions  the distribution that is sampled from; the ratio is taken on that very distribution.
-    heat  entropy → factor on the temperature, action by action (language models).
+    heat     entropy → factor on the temperature, action by action (language models).
+    through  policy → what samples in its place: a policy that opens, steers or branches it, as ``Trees``.
     """
 
     group: int | Knob = 1
@@ -33,6 +35,7 @@ class OnPolicy:
     max_actions: int | Knob = Knob("max_actions", 64)
     model: str = "policy"
     heat: Callable[[Tensor], Tensor] | None = None
+    through: Callable[[Any], Any] | None = None
 
     def provides(self, task: Any) -> set[str]:
         return SAMPLED | set(task.provides)
@@ -44,8 +47,11 @@ class OnPolicy:
     def of(self, state: Any, starts: list[Any]) -> Batch:
         """``group`` trajectories from each of these starts."""
         sampling = Sampling(self.temperature, self.top_p, self.top_k, self.max_actions, heat=self.heat)
-        batch = state.task.rollout(state.models[self.model], starts, self.group, sampling, state.draw("sample"))
-        batch = batch.with_notes(start=[start for start in starts for _ in range(self.group)])
+        policy = state.models[self.model]
+        policy = self.through(policy) if self.through else policy
+        batch = state.task.rollout(policy, starts, self.group, sampling, state.draw("sample"))
+        if "start" not in batch.notes:  # a task whose trajectories call others says itself where each row began
+            batch = batch.with_notes(start=[start for start in starts for _ in range(self.group)])
         charge(state, batch)
         return batch
 
@@ -158,9 +164,10 @@ class DynamicSampling:
 
 
 def charge(state: Any, batch: Batch) -> None:
-    """Write down what a sampled batch cost, and what people want to see of it."""
+    """Write down what a sampled batch cost, and what people want to see of it. What trajectories share was sampled once."""
     actions = int(batch.mask.sum())
-    state.spent["tokens"] += actions
+    sampled = int(sampled_once(batch).sum()) if "node" in batch else actions
+    state.spent["tokens"] += sampled
     state.spent["trajectories"] += len(batch)
     length = batch.lengths.double()
     cut = (batch["truncated"] & batch.mask).any(1)
@@ -174,5 +181,7 @@ def charge(state: Any, batch: Batch) -> None:
     if "old_logp" in batch and not torch.equal(batch["old_logp"], batch["behaviour_logp"]):  # an engine sampled, the trainer scored
         gap = torch.where(batch.mask, batch["behaviour_logp"] - batch["old_logp"], 0.0).double().abs()
         state.measure({"sampler_gap": (gap.sum(), actions)})
+    if "node" in batch:
+        state.measure({"tree/sampled": (torch.tensor(sampled), actions)})
     if len(batch["prompt"].unique()) < len(batch):
         state.measure({"groups/no_signal": ((~mixed_rewards(batch)).sum(), len(batch))})
