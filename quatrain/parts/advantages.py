@@ -103,7 +103,7 @@ class Return:
     def __call__(self, batch: Batch) -> Tensor:
         rewards, ended = action_rewards(batch)
         zero, cut = torch.zeros_like(rewards), batch["truncated"] if "truncated" in batch else torch.zeros_like(ended)
-        return gae(rewards, zero, zero, ended, cut, batch.mask, self.discount, 1.0)
+        return gae(rewards, zero, zero, ended, cut, batch.mask, self.discount, 1.0, batch.columns.get("duration"))
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ class GeneralisedAdvantage:
     def __call__(self, batch: Batch) -> Tensor:
         rewards, terminated = action_rewards(batch)
         truncated = batch["truncated"] if "truncated" in batch else torch.zeros_like(batch.mask)
-        return gae(rewards, batch["value"], batch["next_value"], terminated, truncated, batch.mask, self.discount, self.trace)
+        values, duration = (batch["value"], batch["next_value"]), batch.columns.get("duration")
+        return gae(rewards, *values, terminated, truncated, batch.mask, self.discount, self.trace, duration)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ def gae(
     mask: Tensor,
     discount: float = 0.99,
     trace: float = 0.95,
+    duration: Tensor | None = None,
 ) -> Tensor:
     """Generalized advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 16), [N, T].
 
@@ -31,6 +32,10 @@ def gae(
     answer between two actions) has A = 0, whatever it holds: NaN there is harmless; it passes on what follows, undiscounted. The
     last action of a row has no successor: A = δ.
 
+    duration [N, T] ≥ 0 is how much of the environment's time an action takes (absent: 1): γ and λ are raised to it, as in a
+    semi-Markov decision process (Sutton, Precup & Singh 1999). Of actions that together are one decision, all but the last take 0:
+    where the critic sees what it saw, they get the last one's advantage, as if the decision were one action.
+
     λ = 0 → the one-step temporal difference δ; λ = 1 → discounted reward-to-go minus V(s_t).
 
     >>> one = torch.ones(1, 3)
@@ -41,9 +46,10 @@ def gae(
     for name, number in (("discount", discount), ("trace", trace)):
         if not 0.0 <= number <= 1.0:
             raise QuatrainError(f"{name} lies between 0 and 1", given=number)
+    gamma, weight = (discount, discount * trace) if duration is None else (discount**duration, (discount * trace) ** duration)
     bootstrap = torch.where(terminated, 0.0, next_value)  # a terminal state's value may be anything, NaN included
-    delta = torch.where(mask, rewards + discount * bootstrap - value, 0.0)
-    carry = torch.where(mask, (~terminated & ~truncated).to(delta.dtype) * (discount * trace), 1.0)
+    delta = torch.where(mask, rewards + gamma * bootstrap - value, 0.0)
+    carry = torch.where(mask, (~terminated & ~truncated).to(delta.dtype) * weight, 1.0)
     return torch.where(mask, discounted_sum(delta, carry), 0.0)
 
 

@@ -111,3 +111,33 @@ def test_arguments_are_not_written_to():
 def test_out_of_range_is_refused(name: str):
     with pytest.raises(QuatrainError, match=name):
         gae(**case(), **{name: 1.01})
+
+
+def test_actions_that_are_one_decision_have_its_advantage():
+    """A decision made in three actions of durations 0, 0, 1, where the critic sees the state before the decision: as if it were one."""
+    g = torch.Generator().manual_seed(0)
+    n, t, k = 4, 6, 3
+    mask = torch.arange(t) < torch.tensor([6, 4, 1, 5])[:, None]
+    rewards, value, next_value = (torch.randn(n, t, generator=g, dtype=torch.float64) for _ in range(3))
+    next_value[:, :-1] = value[:, 1:]
+    last = mask & (torch.arange(t) == mask.sum(1, keepdim=True) - 1)
+    ended, cut = last & (torch.arange(n) % 2 == 0)[:, None], last & (torch.arange(n) % 2 == 1)[:, None]
+    plain = gae(rewards, value, next_value, ended, cut, mask, 0.9, 0.8)
+
+    def at_last(part: torch.Tensor) -> torch.Tensor:
+        flat = part.new_zeros(n, t, k)
+        flat[..., -1] = part
+        return flat.flatten(1)
+
+    wide = [part.repeat_interleave(k, 1) for part in (value, mask)]
+    after = torch.stack([value, value, next_value], -1).flatten(1)
+    duration = at_last(torch.ones_like(value))
+    deep = gae(at_last(rewards), wide[0], after, at_last(ended), at_last(cut), wide[1], 0.9, 0.8, duration)
+    assert torch.allclose(deep.view(n, t, k), plain[..., None].expand(n, t, k), atol=1e-12)
+
+
+def test_an_option_is_discounted_by_its_duration():
+    one = torch.ones(1, 2)
+    ends, mask = torch.tensor([[False, True]]), torch.ones(1, 2, dtype=torch.bool)
+    found = gae(one, 0 * one, 0 * one, ends, ~mask, mask, 0.5, 1.0, torch.tensor([[3.0, 1.0]]))
+    assert found.tolist() == [[1 + 0.5**3, 1.0]]
