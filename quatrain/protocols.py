@@ -55,6 +55,24 @@ class Sampling:
     heat: Callable[[Tensor], Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a policy decides at E states at once, and the K actions with a log-probability that each decision is made of.
+
+    executed     what the environment does, [E] integers or [E, D] floats.
+    actions      [E, K, …]: the decision itself, K = 1; or what it was made of step by step (denoising).
+    logp         [E, K].
+    columns      name → [E, K, …]: what scoring an action needs besides the observation.
+    evaluations  [E] forward passes of the network that each decision took.
+    """
+
+    executed: Tensor
+    actions: Tensor
+    logp: Tensor
+    columns: Mapping[str, Tensor]
+    evaluations: Tensor
+
+
 class Distribution(Protocol):
     """A batch of M action distributions. All results are [M] and differentiable."""
 

@@ -1,0 +1,1 @@
+"""The laboratory *plane*: reaching, navigation and pushing in two dimensions, a batched tensor program with scripted experts."""
