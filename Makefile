@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow conformance lint clean
 
 # torch first, by itself: a resolver that picks it later may take another build. Elsewhere a newer torch is fine: pyproject.toml asks for 2.11 or later.
 $(READY): pyproject.toml
@@ -23,9 +23,20 @@ test: $(READY)
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
+# The same gradients as the peers: dev-only, in an environment of its own.
+PEERS := .venv-peers
+$(PEERS)/ready: pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet trl==1.16.0 transformers==5.23.0 pytest --editable .
+	touch $(PEERS)/ready
+
+conformance: $(PEERS)/ready
+	HF_HUB_OFFLINE=1 $(PEERS)/bin/python -m pytest -s tests/conformance
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(PEERS) runs
