@@ -15,6 +15,8 @@ from quatrain.knobs import Knob, resolve
 class Schedule:
     """A knob that rises linearly to its peak over ``warmup`` steps, then stays, or falls to ``floor``·peak at step ``total``.
 
+    from_zero  the rise begins at 0 and is at the peak at step ``warmup``, in place of from peak/warmup, one step earlier.
+
     >>> [Schedule("lr", 1.0, total=6, warmup=2, kind="linear").at(step) for step in (0, 1, 2, 4, 6)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
     """
@@ -25,6 +27,7 @@ class Schedule:
     warmup: int = 0
     kind: Literal["constant", "linear", "cosine"] = "constant"
     floor: float = 0.0
+    from_zero: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup <= self.total:
@@ -33,7 +36,7 @@ class Schedule:
     def at(self, step: int) -> float:
         """The value for the round that follows ``step`` finished rounds."""
         if step < self.warmup:
-            return self.peak * (step + 1) / self.warmup
+            return self.peak * (step + (not self.from_zero)) / self.warmup
         if self.kind == "constant":
             return self.peak
         progress = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))

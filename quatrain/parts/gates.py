@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from quatrain.batch import Batch, group_index, group_sum
+from quatrain.errors import QuatrainError
+from quatrain.knobs import Knob
 from quatrain.parts.needs import needs_of
 
 
@@ -71,3 +73,22 @@ class Scaled:
 
     def __call__(self, batch: Batch) -> Tensor:
         return self.of(batch).double() * (self.by / self.over)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One number for every action, ``of``, or with ``rest`` what it leaves of 1: two terms that share one objective.
+
+    of  in [0, 1]; it may be a knob.
+    """
+
+    of: float | Knob
+    rest: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.of, (int, float)) and not 0 <= self.of <= 1:
+            raise QuatrainError("a share is out of range", given=self.of, expected="0 to 1")
+
+    def __call__(self, batch: Batch) -> Tensor:
+        value = 1 - self.of if self.rest else self.of
+        return torch.full(batch.shape, float(value), dtype=torch.float64, device=batch.device)

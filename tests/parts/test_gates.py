@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from quatrain.batch import Batch
-from quatrain.parts.gates import BySolvedCount, Scaled, Solved, success_rate
+from quatrain.errors import QuatrainError
+from quatrain.knobs import Knob, resolve
+from quatrain.parts.gates import BySolvedCount, Scaled, Share, Solved, success_rate
 
 NAN = float("nan")
 # Prompt 0: one of two solved, and a demonstration. Prompt 1: none of two. Prompt 2: a demonstration alone. Prompt 3: three of three.
@@ -38,3 +40,10 @@ def test_a_table_by_number_of_solved_rollouts():
 def test_scaled():
     assert per_prompt(Scaled(Solved(), by=3.0, over=2.0)) == [1.5, 0.0, 0.0, 1.5]
     assert Scaled(Solved(of="score", by="item")).needs == ("score", "item") == BySolvedCount((1.0,), "score", "item").needs
+
+
+def test_two_shares_are_one():
+    assert Share(0.25)(BATCH).unique().tolist() == [0.25] and Share(0.25, rest=True)(BATCH).unique().tolist() == [0.75]
+    assert resolve(Share(Knob("mu", 0.9), rest=True), {"mu": 1.0})(BATCH).eq(0).all() and Share(0.5)(BATCH).shape == BATCH.shape
+    with pytest.raises(QuatrainError, match="share is out of range"):
+        Share(1.5)

@@ -15,6 +15,7 @@ from quatrain.parts.levels import GeometricClip, TwoLevelClip
 from quatrain.parts.modes import HybridGroup
 from quatrain.parts.perception import Perception
 from quatrain.parts.proxies import MixtureRatio
+from quatrain.parts.shaping import ByProbability
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ from quatrain.parts.proxies import MixtureRatio
         (lambda: HybridGroup(within="batch"), "group of a z-score"),
         (lambda: Perception(far=0.0), "'far'"),
         (lambda: MixtureRatio(share=1.0), "share of a mixture"),
+        (lambda: ByProbability("entropy"), "weight of a probability"),
     ],
 )
 def test_out_of_range(make: Callable[[], Any], message: str):
