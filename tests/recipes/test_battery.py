@@ -25,6 +25,7 @@ from tests.toy import NAN, Case, TabularCritic, TabularPolicy, ToyTask, assert_s
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adora": [{"version": "vision", "kl": 0.04}],
+    "chord": [{"variant": "phi", "mu": 0.3}, {"variant": "importance"}, {"warmup": 2, "decay": 4}],
     "copg": [{"data": "pairs"}],
     "copo": [{"gate": "hard", "kl": 0.04}, {"unless": "no_signal"}],
     "dagrpo": [{"threshold": 0.7, "kl": 0.04}, {"threshold": 0.7, "distance": "score", "anchors": False}],
@@ -50,6 +51,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "single-stream-po": [{"baseline": "batch", "prioritised": False}],
     "simko": [{"smooth": 0.5, "press": 2.0, "level": 0.3}],
     "thinkless-degrpo": [{"version": "code", "alpha": 0.1}],
+    "treepo": [{"levels": "size", "drop": True}, {"levels": "root"}],
     "topr": [{"ratio": "token", "refresh": 2}, {"taper": "truncated"}],
 }
 ALL = [(entry.name, options) for entry in entries() for options in [{}, *VARIANTS.get(entry.name, [])]]
