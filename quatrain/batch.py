@@ -42,9 +42,11 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "version": ("number of updates of the weights that chose this action", "a sampling source"),
     "origin": ("who chose this action: see Origin", "every source"),
     "temperature": ("temperature that the action was sampled at; absent means 1", "a sampling source"),
-    "draw": ("[N, T] seed of what is random when the action is learnt from: dropout, target noise, latents", "the source Draw"),
+    "draw": ("[N, T] seed of what is random when the action is learnt from: dropout, target noise, latents", "the source Draw, or the edit Draws()"),
     "support": ("[N, T, K] the truncated support (top-k, top-p) sampled from: action id + 1, 0 for none", "a sampling source"),
     "duration": ("how much of the environment's time the action takes; absent means 1", "a source of options or denoising steps"),
+    "latent": ("the point that a denoising step began at", "a rollout of a flow policy"),
+    "denoising": ("number of the denoising step within its decision, from 0", "a rollout of a flow policy"),
     "turn": ("number of the turn within the trajectory, from 0", "a multi-turn source"),
     "node": ("the stretch of a tree of rollouts that the action belongs to, shared by the leaves below it", "the edit Nodes()"),
     # per trajectory, [N]
@@ -55,6 +57,9 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "pair": ("group key of a preference pair", "the Pairs source"),
     "preference": ("+1 chosen, -1 rejected", "the Pairs source"),
     "seed": ("the seed that regenerates this trajectory", "a sampling source"),
+    "role": ("0 for who was asked by the user (a planner), 1 and more for who was asked by another (a worker)", "a task of turns"),
+    "episode": ("key shared by a planner's trajectory and all that it called: the seed of the planner's", "a task of turns"),
+    "parent": ("seed of the trajectory that called this one, -1 for none", "a task of turns"),
 }
 
 

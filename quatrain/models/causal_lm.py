@@ -98,6 +98,20 @@ class CausalLM:
         ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
         return [*ids, self.tokenizer.eos_token_id]
 
+    def encode_reply(self, text: str, chat: bool = False) -> list[int]:
+        """Token ids of what another says after a turn of this policy's: what stands between two of its turns.
+
+        chat  as a user's message, with what the chat template writes from the end-of-sequence token of the policy's turn to where
+              it is its turn again. Text before that token is never encoded again. False: the text alone.
+        """
+        if chat:
+            mark = "\u2045turn\u2046"
+            talk = [("user", mark), ("assistant", mark), ("user", text)]
+            messages = [{"role": role, "content": content} for role, content in talk]
+            written = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            text = written.rpartition(mark)[2].removeprefix(self.tokenizer.eos_token)
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
     def decode(self, tokens: Sequence[int] | Tensor) -> str:
         """The text of tokens, without special ones."""
         tokens = tokens.tolist() if isinstance(tokens, Tensor) else list(tokens)

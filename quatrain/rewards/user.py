@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from quatrain.errors import QuatrainError, nearest
+from quatrain.user_code import load_module, split_source
 
 if TYPE_CHECKING:
     from quatrain.protocols import Item
@@ -60,22 +58,12 @@ class User:
     def prepare(self) -> None:
         if not self._call:
             path, name = split_source(self.source)
-            self._call.append(by_name(_function(_module(path), path, name), self.source))
+            self._call.append(by_name(_function(load_module(path, "reward"), path, name), self.source))
 
     def __call__(self, completion: str, item: Item) -> Any:
         if not self._call:
             self.prepare()
         return self._call[0](completion, item)
-
-
-def split_source(source: str) -> tuple[str, str | None]:
-    """(file or module, function or None).
-
-    >>> split_source("rewards.py:score"), split_source("my.module:score"), split_source("rewards.py")
-    (('rewards.py', 'score'), ('my.module', 'score'), ('rewards.py', None))
-    """
-    head, colon, tail = source.rpartition(":")
-    return (head, tail) if colon and tail.isidentifier() else (source, None)
 
 
 def by_name(function: Callable[..., Any], source: str) -> Callable[[str, Item], Any]:
@@ -118,29 +106,6 @@ _VALUES: dict[str, Callable[[str, Any], Any]] = {
     "item": lambda completion, item: item,
     "solution": lambda completion, item: item.solution,
 }
-
-
-def _module(path: str) -> ModuleType:
-    """Import a file, or a module by its dotted name."""
-    try:
-        if not path.endswith(".py"):
-            return importlib.import_module(path)
-        file = Path(path).expanduser().resolve()
-        name = f"reward_file_{file.stem}"
-        spec = importlib.util.spec_from_file_location(name, file)
-        module = importlib.util.module_from_spec(spec)
-        if str(file.parent) not in sys.path:
-            sys.path.insert(0, str(file.parent))  # as `python file.py` would: its neighbours can be imported
-        sys.modules[name] = module  # dataclasses and pickle look their module up
-        spec.loader.exec_module(module)
-        return module
-    except Exception as error:  # the boundary to a user's code: importing runs it
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise QuatrainError(
-            f"the reward's {'file' if path.endswith('.py') else 'module'} {path} cannot be imported: {type(error).__name__}: {error}{line}",
-            expected="rewards.py:function, or package.module:function importable from here",
-            fix=f"try: python {path}" if path.endswith(".py") else f"try: python -c 'import {path}'",
-        ) from error
 
 
 def _function(module: ModuleType, path: str, name: str | None) -> Any:

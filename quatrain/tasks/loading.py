@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from quatrain.environments.loading import LABORATORIES, is_turned, load_environment
 from quatrain.errors import QuatrainError, nearest
 from quatrain.protocols import Item, Task
 from quatrain.rewards.base import Reward
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from quatrain.tasks.text import TextTask
 
 _log = logging.getLogger("quatrain.tasks")
-KINDS = "letters[:KIND], reasoning_gym:NAME, gym:ENVIRONMENT, tables:NAME, a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
+KINDS = (
+    "letters[:KIND], plane:WORLD, grid, toolworld, file.py:Environment, reasoning_gym:NAME, gym:ENVIRONMENT, tables:NAME, "
+    "a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
+)
+NAMES = ("letters", "plane", "gym", "reasoning_gym", "tables", *LABORATORIES)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,10 @@ def load_task(
     """The task that a text names.
 
         letters   letters:chain?levels=2-4           the embedded laboratory
+        plane:route   plane:push   plane:reach       the laboratory of small continuous worlds
         gym:CartPole-v1                              an environment
+        grid   grid?size=4   toolworld?agents=team   an embedded environment of texts, in turns
+        mine.py:Class?option=value                   a user's own: see ``environments.text.TextEnvironment``
         tables:rtb?horizon=20                        a tabular problem: everything about a policy is known exactly
         reasoning_gym:countdown?min_numbers=3        reasoning-gym, with its own scorer
         data.jsonl   data.json   data.parquet        a file of records
@@ -80,12 +88,19 @@ def load_task(
     judge = None if reward is None else RewardWorkers(reward, workers, deadline, on_error)
     columns = {"prompt": prompt, "answer": answer, "solution": solution, "messages": messages, "chosen": chosen, "rejected": rejected}
     is_path = _is_path(head)
-    if not is_path and kind == "gym":
+    if not is_path and kind in ("gym", "plane"):
         from quatrain.environments.gymnasium import GymTask
+        from quatrain.environments.plane.task import plane
 
         if judge is not None:
             raise QuatrainError("an environment gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
-        return GymTask(spec.removeprefix("gym:"), seed=seed)
+        return plane(spec, seed) if kind == "plane" else GymTask(spec.removeprefix("gym:"), seed=seed)
+    if is_turned(spec):
+        from quatrain.tasks.turns import TurnTask
+
+        if judge is not None:
+            raise QuatrainError("an environment gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
+        return TurnTask(spec, load_environment(spec, seed), seed=seed)
     if not is_path and kind == "tables":
         from quatrain.environments.tables.task import table_task
         from quatrain.tasks.reasoning import parse_options
@@ -101,7 +116,7 @@ def load_task(
     elif not is_path and kind == "reasoning_gym":
         task = _reasoning(spec, judge, seed, workers, deadline, on_error)
     elif not is_path and (":" in head or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", head) or _almost(head)):
-        raise QuatrainError(f"there is no task {spec!r}", expected=KINDS, fix=nearest(kind, ("letters", "gym", "reasoning_gym", "tables")))
+        raise QuatrainError(f"there is no task {spec!r}", expected=KINDS, fix=nearest(kind, NAMES))
     else:
         task = _from_records(spec, judge, columns, heldout, seed, limit)
     if check and isinstance(task.reward, RewardWorkers):
@@ -117,7 +132,7 @@ def _is_path(head: str) -> bool:
 
 def _almost(head: str) -> bool:
     """A misspelt name of ours rather than one of the hub's."""
-    return "/" not in head and nearest(head, ("letters", "reasoning_gym", "gym", "tables")).startswith("did you mean")
+    return "/" not in head and nearest(head, NAMES).startswith("did you mean")
 
 
 def _reasoning(spec: str, judge: RewardWorkers | None, seed: int, workers: int, deadline_s: float, on_error: str) -> TextTask:
