@@ -20,7 +20,7 @@ _HOMES = {
     "quatrain.training.describe": ("eject", "explain"),
     "quatrain.training.recipe": ("Recipe", "Stage"),
     "quatrain.training.run": ("Run", "train"),
-    "quatrain.training.steps": ("Collect", "Fit", "Measure", "Sync"),
+    "quatrain.training.steps": ("Collect", "Fit", "Measure", "Repeat", "Sync"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

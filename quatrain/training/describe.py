@@ -10,6 +10,7 @@ from quatrain.errors import QuatrainError
 from quatrain.estimator import Objective, Term
 from quatrain.knobs import Knob
 from quatrain.training.recipe import Recipe
+from quatrain.training.steps import Repeat
 
 WIDTH = 100
 
@@ -59,9 +60,13 @@ def explain(recipe: Recipe, beside: Recipe | None = None) -> str:
     other = _term_lines(beside) if beside else None
     for name, model in recipe.models.items():
         lines.append(f"  model {name}: {expression(model)}")
+    lines += [f"  store {name}: {expression(store)}" for name, store in recipe.stores.items()]
     for number, stage in enumerate(recipe.stages):
         lines.append(f"  stage {stage.name or number}: {expression(stage.rounds)} rounds")
-        for step in stage.steps:
+        for step in stage.all_steps():
+            if isinstance(step, Repeat):
+                lines.append(f"    {expression(step.times)} times over:")
+                continue
             objective = getattr(step, "loss", None)
             if not isinstance(objective, Objective):
                 lines.append(f"    {expression(step, 4)}")
@@ -92,7 +97,7 @@ def _term_lines(recipe: Recipe) -> dict[tuple[str, str], str]:
 
 def eject(recipe: Recipe, settings: Mapping[str, Any]) -> str:
     """A readable, runnable file: the recipe and all that it composes, spelled out, and the call that trains it."""
-    bare = Recipe(recipe.stages, recipe.models, recipe.controllers)
+    bare = Recipe(recipe.stages, recipe.models, recipe.stores, recipe.controllers)
     modules: dict[str, set[str]] = {}
     for module, name in imports(bare):
         modules.setdefault(module, set()).add(name)

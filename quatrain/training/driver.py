@@ -64,9 +64,11 @@ def run(
 
 
 def build(recipe: Recipe, state: State, given: Mapping[str, object]) -> None:
-    """Make the recipe's other models, in order, and check every name. ``given``: models that the user passed."""
+    """Make the recipe's other models, in order, and its stores; check every name. ``given``: models that the user passed."""
     if "policy" not in state.models:
         raise QuatrainError("a run needs a policy", fix="model=…")
     recipe.check(state.task, state.knobs)
     for name, spec in recipe.models.items():
         state.models[name] = resolve(spec, state.knobs)(state.models, given)
+    for name, spec in recipe.stores.items():
+        state.kept[name] = resolve(spec, state.knobs)()

@@ -10,7 +10,8 @@ from quatrain.errors import QuatrainError, nearest
 from quatrain.estimator import Objective, Term
 from quatrain.knobs import Knob, check_known, defaults
 from quatrain.training.selves import Frozen, ModelSpec
-from quatrain.training.steps import Collect, Fit, Sync
+from quatrain.training.state import Store
+from quatrain.training.steps import Collect, Fit, Repeat, Sync, unrolled
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Stage:
     name: str = ""
     begin: tuple[Any, ...] = ()
 
+    def all_steps(self) -> Iterator[Any]:
+        """The steps in order; after a Repeat those that it repeats."""
+        return unrolled(self.steps)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -29,6 +34,7 @@ class Recipe:
 
     stages       one or more.
     models       name → how it comes about; ``policy`` is always there.
+    stores       name → how it is made: stores that last from round to round. A Collect into any other name fills it anew.
     controllers  functions of (state, metrics) that return knobs, called after every round.
     target       what it claims to ascend, for ``quatrain diagnose``: "reward", "reward - 0.04*kl", "demonstrations" …; empty: read
                  off the terms.
@@ -37,6 +43,7 @@ class Recipe:
 
     stages: tuple[Stage, ...]
     models: Mapping[str, ModelSpec] = field(default_factory=dict)
+    stores: Mapping[str, Callable[[], Store]] = field(default_factory=dict)
     controllers: tuple[Callable[[Any, Mapping[str, float]], Mapping[str, float]], ...] = ()
     target: str = ""
     name: str = ""
@@ -77,7 +84,7 @@ class Recipe:
 
     def with_collect(self, **changes: Any) -> Recipe:
         """The neighbour whose (only) Collect has some fields changed: source, edits."""
-        collects = [step for stage in self.stages for step in stage.steps if isinstance(step, Collect)]
+        collects = [step for stage in self.stages for step in stage.all_steps() if isinstance(step, Collect)]
         if len(collects) != 1:
             raise QuatrainError("this recipe has several Collect steps", fix=".swap(step, new_step)")
         return self.swap(collects[0], replace(collects[0], **changes))
@@ -98,11 +105,12 @@ class Recipe:
         Stages without a name get that of their recipe; frozen copies are taken anew when the
         other's first stage begins.
 
-        Raises QuatrainError if both name a model that comes about differently.
+        Raises QuatrainError if both name a model or a store that comes about differently.
         """
-        for name in set(self.models) & set(other.models):
-            if self.models[name] != other.models[name]:
-                raise QuatrainError("two recipes make one model differently", given=f"{name}: {self.models[name]} and {other.models[name]}")
+        for kind, ours, theirs in (("model", self.models, other.models), ("store", self.stores, other.stores)):
+            for name in set(ours) & set(theirs):
+                if ours[name] != theirs[name]:
+                    raise QuatrainError(f"two recipes make one {kind} differently", given=f"{name}: {ours[name]} and {theirs[name]}")
         first, *rest = other.stages
         copies = tuple(Sync(spec.of, name) for name, spec in other.models.items() if isinstance(spec, Frozen))
         after = replace(other, stages=(replace(first, begin=(*first.begin, *copies)), *rest))
@@ -110,32 +118,39 @@ class Recipe:
             self,
             stages=tuple(replace(stage, name=stage.name or part.name) for part in (self, after) for stage in part.stages),
             models={**self.models, **other.models},
+            stores={**self.stores, **other.stores},
             controllers=self.controllers + other.controllers,
         )
 
     def swap(self, old: Any, new: Any) -> Recipe:
-        """The neighbour with one step replaced (found by identity)."""
-        return replace(
-            self, stages=tuple(replace(stage, steps=tuple(new if step is old else step for step in stage.steps)) for stage in self.stages)
-        )
+        """The neighbour with one step replaced (found by identity), also within a Repeat."""
+
+        def swapped(step: Any) -> Any:
+            if step is old:
+                return new
+            return replace(step, steps=tuple(map(swapped, step.steps))) if isinstance(step, Repeat) else step
+
+        return replace(self, stages=tuple(replace(stage, steps=tuple(map(swapped, stage.steps))) for stage in self.stages))
 
     # -- reading ---------------------------------------------------------------------------------------------------
     def fits(self, kind: type = object) -> Iterator[tuple[Stage, Fit]]:
         """(stage, step) for every Fit whose loss is of that kind."""
         for stage in self.stages:
-            for step in stage.steps:
+            for step in stage.all_steps():
                 if isinstance(step, Fit) and isinstance(step.loss, kind):
                     yield stage, step
 
     def knobs(self) -> dict[str, float | int]:
         """Name → default of every number that may be set from outside."""
-        return defaults((self.stages, self.models))
+        return defaults((self.stages, self.models, self.stores))
 
     def check(self, task: Any, knobs: Mapping[str, float] | None = None) -> None:
         """Refuse names that nothing provides, before anything expensive runs."""
         check_known(knobs or {}, self.knobs())
         models = {"policy", *self.models}
+        kept: dict[str, set[str]] = {}
         for stage in self.stages:
-            stores: dict[str, set[str]] = {}
+            stores = dict(kept)
             for step in (*stage.begin, *stage.steps):
                 step.check(task, models, stores)
+            kept |= {name: provided for name, provided in stores.items() if name in self.stores}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -26,6 +27,18 @@ def derive(seed: int, *names: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 2
 
 
+class Store(Protocol):
+    """What outlives a round: rows that are put there and drawn again."""
+
+    def add(self, batch: Batch) -> None: ...
+
+    def sample(self, count: int, seed: int) -> Batch: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
 @dataclass
 class State:
     """A run between two steps.
@@ -33,7 +46,8 @@ class State:
     task        where trajectories begin and how they are judged.
     models      by name; ``policy`` is the one that a recipe improves.
     optimizers  by model name.
-    stores      what was collected, by name.
+    stores      what was collected, by name: each Collect fills its own anew.
+    kept        stores that the recipe names: what a Collect puts there stays, and is in the checkpoint.
     knobs       numbers set from outside; ``steered``: the names of those that a controller has moved.
     spent       the ledger: tokens, updates, trajectories, seconds …, since the start.
     cursors     position in each split: what was trained on.
@@ -48,6 +62,7 @@ class State:
     seed: int = 0
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     stores: dict[str, Batch] = field(default_factory=dict)
+    kept: dict[str, Store] = field(default_factory=dict)
     knobs: dict[str, float] = field(default_factory=dict)
     steered: set[str] = field(default_factory=set)
     spent: Counter[str] = field(default_factory=Counter)
@@ -71,6 +86,13 @@ class State:
         starts = list(self.task.starts(split, self.cursors[split], count))
         self.cursors[split] += count
         return starts
+
+    def put(self, name: str, batch: Batch) -> None:
+        """Add to the kept store of that name; where there is none, be what was collected under it."""
+        if name in self.kept:
+            self.kept[name].add(batch)
+        else:
+            self.stores[name] = batch
 
     def measure(self, measures: dict[str, Measure]) -> None:
         """Add (total, count) measures to the round's; a name that ends in "/max" keeps its maximum."""
@@ -97,11 +119,12 @@ class State:
     def state_dict(self) -> dict[str, Any]:
         """Nested plain values and tensors: all that a resumed run needs, but the recipe and the settings.
 
-        Stores are not in it: every Collect fills its own anew before a Fit reads it.
+        Of the stores only those that are kept: every other one is filled anew before a Fit reads it.
         """
         return {
             "models": {name: {"weights": _weights(model), "version": model.version} for name, model in self.models.items()},
             "optimizers": {**self._saved_optimizers, **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}},
+            "kept": {name: store.state_dict() for name, store in self.kept.items()},
             "task": self.task.state_dict() if hasattr(self.task, "state_dict") else {},
             "knobs": dict(self.knobs),
             "steered": sorted(self.steered),
@@ -125,6 +148,8 @@ class State:
                 )
             self.models[name].module.load_state_dict(saved["weights"], strict=False)  # tied weights are in it once
             self.models[name].version = saved["version"]
+        for name, saved in state.get("kept", {}).items():  # absent in a checkpoint of an earlier version
+            self.kept[name].load_state_dict(saved)
         if hasattr(self.task, "load_state_dict"):
             self.task.load_state_dict(state["task"])
         self.knobs, self.steered = dict(state["knobs"]), set(state["steered"])

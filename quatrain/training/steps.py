@@ -1,4 +1,4 @@
-"""The steps of a stage: Collect, Fit, Sync, Measure. Each reads and writes the state; none knows a recipe."""
+"""The steps of a stage: Collect, Fit, Sync, Measure, and Repeat of such. Each reads and writes the state; none knows a recipe."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ PATIENCE = 10  # updates in a row that may be skipped before a run stops
 
 
 class Source(Protocol):
+    """Where rows come from. One that reads a store has its name as ``store``: it provides what was put there as well."""
+
     def provides(self, task: Any) -> set[str]: ...
 
     def __call__(self, state: State) -> Batch: ...
@@ -51,7 +53,7 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class Collect:
-    """source → edits, in order → store. The ledger is charged by the source."""
+    """source → edits, in order → store: anew, or added to one that the recipe keeps. The ledger is charged by the source."""
 
     source: Source
     edits: tuple[Edit, ...] = ()
@@ -59,6 +61,8 @@ class Collect:
 
     def check(self, task: Any, models: set[str], stores: dict[str, set[str]]) -> None:
         provided = set(self.source.provides(task))
+        if (read := getattr(self.source, "store", None)) is not None:
+            provided |= read_from(read, stores, "a source")
         for edit in self.edits:
             if hasattr(edit, "check"):
                 edit.check(task)
@@ -76,7 +80,7 @@ class Collect:
         batch = step.source(state)
         for edit in step.edits:
             batch = edit(state, batch)
-        state.stores[step.into] = batch
+        state.put(step.into, batch)
         state.spend_seconds("collect", began)
 
 
@@ -101,15 +105,10 @@ class Fit:
     micro_tokens: int | Knob = Knob("micro_tokens", 16384)
 
     def check(self, task: Any, models: set[str], stores: dict[str, set[str]]) -> None:
-        if self.source not in stores:
-            raise QuatrainError(
-                "a Fit reads a store that no step before it fills",
-                given=self.source,
-                expected=", ".join(sorted(stores)) or "a Collect before it",
-            )
+        provided = read_from(self.source, stores, "a Fit")
         for name in {self.model, *self.loss.models()} - models:
             raise QuatrainError("a Fit names a model that the recipe does not have", given=name, expected=", ".join(sorted(models)))
-        self.loss.check(stores[self.source])
+        self.loss.check(provided)
 
     def __call__(self, state: State) -> None:
         began = perf_counter()
@@ -201,3 +200,37 @@ class Measure:
     def __call__(self, state: State) -> None:
         if (state.round + 1) % resolve(self.every, state.knobs) == 0:
             state.metrics |= self.function(state)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Steps in order, ``times`` over, within one round: updates that each draw their own rows."""
+
+    steps: tuple[Any, ...]
+    times: int | Knob = 1
+
+    def check(self, task: Any, models: set[str], stores: dict[str, set[str]]) -> None:
+        for step in self.steps:
+            step.check(task, models, stores)
+
+    def __call__(self, state: State) -> None:
+        for _ in range(resolve(self.times, state.knobs)):
+            for step in self.steps:
+                step(state)
+
+
+def unrolled(steps: tuple[Any, ...]) -> Iterator[Any]:
+    """The steps in order; after a Repeat those that it repeats."""
+    for step in steps:
+        yield step
+        if isinstance(step, Repeat):
+            yield from unrolled(step.steps)
+
+
+def read_from(name: str, stores: Mapping[str, set[str]], reader: str) -> set[str]:
+    """The names of what a store holds; refused if no step before fills it."""
+    if name not in stores:
+        raise QuatrainError(
+            f"{reader} reads a store that no step before it fills", given=name, expected=", ".join(sorted(stores)) or "a Collect before it"
+        )
+    return stores[name]

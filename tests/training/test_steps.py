@@ -17,10 +17,14 @@ from quatrain.parts.denominators import Ratio
 from quatrain.parts.likelihoods import Divergence, LogProb
 from quatrain.rollout.edits import AddDemonstrations
 from quatrain.rollout.sources import Demonstrations, OnPolicy
+from quatrain.stores.replay import Replay, ReplayStore
 from quatrain.training.columns import Score, Values
+from quatrain.training.describe import explain
+from quatrain.training.recipe import Recipe, Stage
 from quatrain.training.rules import AdamW
+from quatrain.training.selves import Frozen
 from quatrain.training.state import State
-from quatrain.training.steps import PATIENCE, Collect, Fit, Measure, Sync
+from quatrain.training.steps import PATIENCE, Collect, Fit, Measure, Repeat, Sync
 from tests.toy import ToyTask, case, plain_logp
 
 SOURCE = OnPolicy(group=4, prompts=4, max_actions=3)
@@ -247,3 +251,38 @@ def test_a_measure_has_no_gradient():
     recorder = Recorder()
     Measure(recorder)(state())
     assert recorder.seen == [False]
+
+
+# -- stores that are kept, and steps that are repeated -------------------------------------------------------------------
+def test_a_store_that_the_recipe_keeps_is_added_to_and_saved():
+    here = state()
+    here.kept["replay"] = ReplayStore(100)
+    for _ in range(2):
+        Collect(SOURCE, into="replay")(here)
+    assert len(here.kept["replay"]) == 32 and "replay" not in here.stores
+    again = state()
+    again.kept["replay"] = ReplayStore(100)
+    again.load_state_dict(here.state_dict())
+    assert torch.equal(again.kept["replay"].rows().actions, here.kept["replay"].rows().actions)
+
+
+def test_a_kept_store_lasts_over_stages_and_others_do_not():
+    fill, read = Stage((Collect(SOURCE, into="replay"),)), Stage((Fit(PLAIN, source="replay"),))
+    with pytest.raises(QuatrainError, match=r"(?s)a Fit reads a store that no step before it fills.*replay"):
+        Recipe((fill, read)).check(ToyTask())
+    Recipe((fill, read), stores={"replay": Replay()}).check(ToyTask())
+    with pytest.raises(QuatrainError, match="one store differently"):
+        Recipe((fill,), stores={"replay": Replay()}).then(Recipe((read,), stores={"replay": Replay(7)}))
+
+
+def test_repeated_steps_are_found_swapped_and_done():
+    fit = Fit(PLAIN, rule=AdamW(lr=0.1))
+    recipe = Recipe((Stage((Collect(SOURCE), Repeat((Repeat((fit,), times=2), Sync("policy", "twin")), times=3)), rounds=1),))
+    assert [step for _, step in recipe.fits()] == [fit]
+    assert [step.loss for _, step in recipe.but(weight=2.0).fits()] != [PLAIN]
+    here = state(twin=ToyTask().policy())
+    recipe.with_models(twin=Frozen()).check(here.task)
+    for step in recipe.stages[0].steps:
+        step(here)
+    assert here.spent["updates"] == 6 and torch.equal(here.models["twin"].table, here.models["policy"].table)
+    assert explain(recipe).index("3 times over") < explain(recipe).index("2 times over") < explain(recipe).index("term policy")

@@ -217,7 +217,7 @@ def make_subject(recipe: Recipe, scene: Scene, draws: int | None = None) -> Subj
     stage, step = found[-1]
     knobs = knobs_for(recipe, scene)
     fit = resolve(step, knobs)
-    filled = [other for other in stage.steps if isinstance(other, Collect) and other.into == step.source]
+    filled = [other for other in stage.all_steps() if isinstance(other, Collect) and other.into == step.source]
     source = on_policy(filled[-1].source) if filled else None
     if not filled or (source is None and not isinstance(filled[-1].source, (Demonstrations, Pairs))):
         raise QuatrainError(
@@ -230,7 +230,7 @@ def make_subject(recipe: Recipe, scene: Scene, draws: int | None = None) -> Subj
     group = int(source.group) if source is not None else 1
     single = group == 1
     policy = TablePolicy(scene.table)
-    late = {getattr(step, "target", None) for stage in recipe.stages for step in stage.steps} - {"reference"} | {"old"}
+    late = {getattr(step, "target", None) for stage in recipe.stages for step in stage.all_steps()} - {"reference"} | {"old"}
     others = {name: other_model(spec, scene, fit, name in late) for name, spec in recipe.models.items()}
     size = draws or (group if not single else 1 if isinstance(collect.source, Pairs) else 8)
     return Subject(recipe, scene, collect, fit, size, single, policy, others)

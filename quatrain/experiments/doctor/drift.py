@@ -21,15 +21,14 @@ OWN = {"current", "old", "behaviour", "one"}  # columns that are the policy's ow
 def still(recipe: Recipe) -> Recipe:
     """The recipe for two rounds at learning rate 0, at most two epochs each, with nothing that would change that."""
 
-    def slow(step: object) -> object:
-        if not isinstance(step, Fit):
-            return step
+    def slow(step: Fit) -> Fit:
         rule = replace(step.rule, lr=0.0) if any(part.name == "lr" for part in fields(step.rule)) else step.rule
         epochs = min(step.epochs, EPOCHS) if isinstance(step.epochs, int) else step.epochs
         return replace(step, rule=rule, epochs=epochs)
 
-    stages = tuple(replace(stage, rounds=ROUNDS, steps=tuple(slow(step) for step in stage.steps)) for stage in recipe.stages)
-    return replace(recipe, stages=stages, controllers=())
+    for _, fit in list(recipe.fits()):
+        recipe = recipe.swap(fit, slow(fit))
+    return replace(recipe, stages=tuple(replace(stage, rounds=ROUNDS) for stage in recipe.stages), controllers=())
 
 
 def check_drift(patient: Patient) -> Iterator[Finding]:

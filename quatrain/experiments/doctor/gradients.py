@@ -79,7 +79,7 @@ def cases(patient: Patient) -> list[Case]:
 def _collect(patient: Patient) -> Iterator[Case]:
     state = patient.state()
     for stage in patient.recipe.stages:
-        for step in stage.steps:
+        for step in stage.all_steps():
             if isinstance(step, Collect):
                 step(state)
             elif isinstance(step, Fit) and len(state.stores.get(step.source, ())):
