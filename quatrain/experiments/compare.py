@@ -132,14 +132,12 @@ def slug(label: str) -> str:
 
 def prepare(jobs: Sequence[Job]) -> None:
     """Build what all runs share and only one process should: the embedded model, at first use."""
-    from quatrain.training.loading import TINY
+    from quatrain.training.loading import TINY, load_tiny
 
     for name in sorted({str(job.keys.get("model", "auto")) for job in jobs if job.measure is None and not job.done}):
         task = next(str(job.keys.get("task", "letters")) for job in jobs if str(job.keys.get("model", "auto")) == name)
         if name.partition(":")[0] in TINY and not task.startswith("gym:"):
-            from quatrain.tasks.embedded import tiny
-
-            tiny(name.partition(":")[2] or "base")
+            load_tiny(name)
 
 
 def write_numbers(found: Comparison, jobs: Sequence[Job]) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from quatrain.errors import QuatrainError, nearest
 from quatrain.models.causal_lm import CausalLM, quiet
+from quatrain.models.masked_diffusion import MaskedDiffusionLM
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
 
@@ -41,8 +42,10 @@ def load_causal_lm(
     device: str = "auto",
     trust_remote_code: bool = False,
     chat_template: bool | None = None,
-) -> CausalLM:
+) -> CausalLM | MaskedDiffusionLM:
     """The model and tokenizer of a Hugging Face directory or hub name, as a policy. Only safetensors are read.
+
+    A directory whose configuration says ``diffusion`` is that of a masked-diffusion model.
 
     dtype   "float32", "bfloat16" or "auto" (as saved). device  "auto" takes an accelerator if there is one.
 
@@ -69,7 +72,8 @@ def load_causal_lm(
         enable_gradient_checkpointing(model)
     if lora is not None:
         model = add_lora(model, lora)
-    return CausalLM(model, tokenizer, chat_template=chat_template)
+    kind = MaskedDiffusionLM if getattr(model.config, "diffusion", None) else CausalLM
+    return kind(model, tokenizer, chat_template=chat_template)
 
 
 def enable_gradient_checkpointing(model: Any) -> None:

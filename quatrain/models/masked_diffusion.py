@@ -191,7 +191,7 @@ class MaskedDiffusionLM:
         if missing := set(needed) - set(others):
             raise QuatrainError("a statistic reads models that were not given", given=", ".join(others) or "none", expected=sorted(missing))
         view = self.laid_out(batch)
-        hidden = view.eligible & batch["hidden"] if "hidden" in batch else view.eligible  # noqa: SIM401 (a batch is no dict)
+        hidden = view.eligible & batch["hidden"] if "hidden" in batch else view.eligible
         rows, places = hidden.nonzero(as_tuple=True)
         canvas = view.tokens.masked_fill(hidden, self.tokenizer.mask_token_id)
 

@@ -72,8 +72,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("QUATRAIN_CACHE") or Path.home() / ".cache" / "quatrain").expanduser()
 
 
-def cached(lesson: Any, show: bool = False, name: str = "the embedded model") -> Path:
+def cached(lesson: Any, show: bool = False, name: str = "the embedded model", build: Callable[..., None] | None = None) -> Path:
     """The directory of the lesson's model, built at first use. It appears whole or not at all: two processes may build at once.
+
+    build  ``(lesson, folder, report)``: makes the model and writes its directory; None: a causal one.
 
     Raises QuatrainError if the cache folder cannot be written.
     """
@@ -90,7 +92,8 @@ def cached(lesson: Any, show: bool = False, name: str = "the embedded model") ->
             "the folder of embedded models cannot be written", given=f"{folder.parent}: {error}", fix="set QUATRAIN_CACHE"
         ) from error
     try:
-        _build(lesson, draft, show, name)
+        with one_thread(), _progress(show, f"building {name}, once") as report:
+            (build or _build)(lesson, draft, report)
         draft.chmod(0o755)
         try:
             os.replace(draft, folder)
@@ -102,15 +105,14 @@ def cached(lesson: Any, show: bool = False, name: str = "the embedded model") ->
     return folder
 
 
-def _build(lesson: Any, folder: Path, show: bool, name: str) -> None:
+def _build(lesson: Any, folder: Path, report: Callable[[float, float], None]) -> None:
     from quatrain.models.causal_lm import quiet
     from quatrain.tasks.warm_start import teach
 
     tokens = tokenizer()
     model = untrained(lesson, tokens)
     vocabulary = tokens.get_vocab()
-    with one_thread(), _progress(show, f"building {name}, once") as report:
-        teach(model, lesson, lambda text: [vocabulary[character] for character in text], tokens.eos_token_id, tokens.pad_token_id, report)
+    teach(model, lesson, lambda text: [vocabulary[character] for character in text], tokens.eos_token_id, tokens.pad_token_id, report)
     with quiet():
         model.save_pretrained(folder)
     tokens.save_pretrained(folder)

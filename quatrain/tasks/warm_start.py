@@ -80,28 +80,37 @@ def corpus(lesson: Lesson) -> Iterator[Example]:
 
 
 def batches(lesson: Lesson, encode: Callable[[str], list[int]], end: int, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(tokens [N, L], labels [N, L]) of one update after the other; labels are −100 on prompts and padding.
+    """(tokens [N, L], labels [N, L]) of one update after the other; labels are −100 on prompts and padding: see ``shelved``."""
 
-    Within a shelf of examples, rows of similar length go together, so that little is padding.
+    def rows() -> Iterator[tuple[list[int], list[int]]]:
+        for prompt, completion in corpus(lesson):
+            start, rest = encode(prompt), [*encode(completion), end]
+            yield [*start, *rest], [-100] * len(start) + rest
+
+    yield from shelved(rows(), lesson.rows, mix(lesson.seed, 3), pad)
+
+
+def shelved(rows: Iterator[tuple[list[int], list[int]]], size: int, seed: int, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows of (tokens, labels) as batches of ``size`` (tokens [N, L], labels [N, L]), those of a shelf in random order.
+
+    Within a shelf of 32 batches rows of similar length go together, so that little is padding.
     """
-    generator = torch.Generator().manual_seed(mix(lesson.seed, 3))
-    shelf: list[tuple[list[int], int]] = []
+    generator = torch.Generator().manual_seed(seed)
+    shelf: list[tuple[list[int], list[int]]] = []
 
     def drain() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         shelf.sort(key=lambda row: len(row[0]))
-        groups = [shelf[first : first + lesson.rows] for first in range(0, len(shelf), lesson.rows)]
+        groups = [shelf[first : first + size] for first in range(0, len(shelf), size)]
         for place in torch.randperm(len(groups), generator=generator).tolist():
-            rows = groups[place]
-            length = max(len(tokens) for tokens, _ in rows)
-            tokens = torch.tensor([tokens + [pad] * (length - len(tokens)) for tokens, _ in rows])
-            labels = torch.tensor([[-100] * start + tokens[start:] + [-100] * (length - len(tokens)) for tokens, start in rows])
+            length = max(len(tokens) for tokens, _ in groups[place])
+            tokens = torch.tensor([tokens + [pad] * (length - len(tokens)) for tokens, _ in groups[place]])
+            labels = torch.tensor([labels + [-100] * (length - len(labels)) for _, labels in groups[place]])
             yield tokens, labels
         shelf.clear()
 
-    for prompt, completion in corpus(lesson):
-        start = encode(prompt)
-        shelf.append(([*start, *encode(completion), end], len(start)))
-        if len(shelf) == 32 * lesson.rows:
+    for row in rows:
+        shelf.append(row)
+        if len(shelf) == 32 * size:
             yield from drain()
     yield from drain()
 
@@ -109,8 +118,20 @@ def batches(lesson: Lesson, encode: Callable[[str], list[int]], end: int, pad: i
 def teach(
     model: Any, lesson: Lesson, encode: Callable[[str], list[int]], end: int, pad: int, report: Callable[[float, float], None]
 ) -> None:
-    """Train the model on the lesson, in place. ``report`` is called after every update."""
-    total = -(-lesson.examples // lesson.rows)
+    """Train a causal model on the lesson, in place. ``report`` is called after every update."""
+    losses = (loss_on(model, *part) for part in batches(lesson, encode, end, pad))
+    descend(model, lesson, losses, report)
+
+
+def loss_on(model: Any, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the labels that are not −100."""
+    logits = model(input_ids=tokens).logits[:, :-1]  # padding is on the right: causal attention never sees it
+    return F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+
+def descend(model: Any, lesson: Lesson, losses: Iterator[torch.Tensor], report: Report, total: int | None = None) -> None:
+    """One update per loss, ``total`` of them (one per ``rows`` examples), each asked for when the one before it has been applied."""
+    total = total or -(-lesson.examples // lesson.rows)
     matrices = [value for name, value in model.named_parameters() if value.ndim == 2 and "embed" not in name]
     others = [value for name, value in model.named_parameters() if value.ndim != 2 or "embed" in name]
     muon = torch.optim.Muon(matrices, lr=5 * lesson.rate, momentum=0.95, weight_decay=0.01, ns_steps=4)
@@ -121,9 +142,7 @@ def teach(
         for part in (muon, adam)
     ]
     model.train()
-    for step, (tokens, labels) in enumerate(batches(lesson, encode, end, pad)):
-        logits = model(input_ids=tokens).logits[:, :-1]  # padding is on the right: causal attention never sees it
-        loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    for step, loss in enumerate(losses):
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

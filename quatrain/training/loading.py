@@ -10,7 +10,7 @@ from quatrain.training.settings import Settings
 
 PASSED = ("prompt", "answer", "solution", "messages", "chosen", "rejected", "heldout", "limit", "seed", "deadline")
 
-TINY = ("auto", "tiny")  # names of the embedded language model, and what stands after a colon
+TINY = ("auto", "tiny", "tiny-diffusion")  # names of embedded language models; what stands after a colon says which
 
 
 def load_run_task(settings: Settings) -> Task:
@@ -45,10 +45,12 @@ def load_policy(name: str, task: Any, settings: Settings) -> Policy:
             given=f"model={name} task={task.name}",
             fix="model=mlp for gym: tasks, a language model for texts",
         )
-    if name.partition(":")[0] in TINY:
-        from quatrain.tasks.embedded import tiny
+    if name in ("auto", "tiny") and hasattr(getattr(task, "environment", None), "lessons"):
+        from quatrain.tasks.apprentice import apprentice
 
-        return tiny(name.partition(":")[2] or "base")
+        return apprentice(task.environment)
+    if name.partition(":")[0] in TINY:
+        return load_tiny(name)
     from quatrain.models.loading import LoraSettings, load_causal_lm
 
     return load_causal_lm(
@@ -59,3 +61,14 @@ def load_policy(name: str, task: Any, settings: Settings) -> Policy:
         device=settings.device,
         chat_template=settings.chat,
     )
+
+
+def load_tiny(name: str) -> Policy:
+    """An embedded language model by its name, built at first use."""
+    if name.partition(":")[0] == "tiny-diffusion":
+        from quatrain.tasks.embedded_diffusion import tiny_diffusion
+
+        return tiny_diffusion(name)
+    from quatrain.tasks.embedded import tiny
+
+    return tiny(name.partition(":")[2] or "base")

@@ -16,7 +16,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field("auto", description="a Hugging Face directory or name, tiny, tiny:strong, or mlp for control; auto fits the task")
+    model: str = Field("auto", description="a directory or name, tiny[:strong], tiny-diffusion, mlp for control; auto fits the task")
     task: str = Field("letters", description="letters[:kind], a JSONL or Parquet file, a data set's name, reasoning_gym:name, gym:EnvId")
     reward: str | None = Field(
         None, description="exact, math, a weighted sum such as math+0.1*format, or file.py:function; default: the task's own"
