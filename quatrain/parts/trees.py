@@ -56,8 +56,9 @@ class SubtreeRelative:
     weight  the levels' weights, which add up to 1: ``average``: equal ones; ``size``: in proportion to the leaves of the level's node.
     drop    below the root, leave out nodes whose leaves all have the same reward.
 
-    Leaves whose value is NaN (absent) take no part, and get NaN. A node that does not branch counts once more for every segment that it
-    lasts. → ``GroupRelative(scale="none")`` where trees part at the root only.
+    The differences of a level add up to 0 below each of its nodes: what the node's leaves share gets nothing from it, so that a deep
+    level credits late actions. A node that does not branch counts once more for every segment that it lasts. Leaves whose value is
+    NaN (absent) take no part, and get NaN. → ``GroupRelative(scale="none")`` where trees part at the root only.
     """
 
     weight: Literal["average", "size"] = "average"

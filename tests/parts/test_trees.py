@@ -36,6 +36,12 @@ def test_four_leaves_by_hand():
     assert GroupRelative(scale="none")(batch).tolist() == [0.75, -0.25, -0.25, -0.25]
 
 
+def test_a_level_gives_nothing_to_what_its_leaves_share():
+    batch = leaves(FOUR, [1.0, 0.0, 0.5, 0.25])
+    below = 2 * SubtreeRelative()(batch) - GroupRelative(scale="none")(batch)  # level 1 alone
+    assert below.tolist() == [0.5, -0.5, 0.125, -0.125] and below.view(2, 2).sum(1).tolist() == [0.0, 0.0]
+
+
 def plain(batch: Batch, weight: str, drop: bool) -> Tensor:
     """Leaf by leaf, over sets of leaves with equal beginnings."""
     reward, prompt = batch["reward"], batch["prompt"].tolist()
