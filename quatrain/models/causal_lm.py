@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from quatrain.batch import Batch, Origin
 from quatrain.errors import QuatrainError
 from quatrain.models import backbone as halves
-from quatrain.models.sampler import Stops, sample
+from quatrain.models.decoding import Stops
+from quatrain.models.sampler import sample
 from quatrain.models.scorer import CHUNK_ELEMENTS, score
 from quatrain.protocols import Sampling, Statistic
 

@@ -47,8 +47,16 @@ class FastDecoder:
         self.size = attention.head_dim
         self.queries, self.keys = attention.q_proj.out_features // self.size, attention.k_proj.out_features // self.size
         self.layers = [self._layer(layer) for layer in decoder.layers]
+        self.backbone, self.positions = backbone, 0
+        self.reach(positions)
+
+    def reach(self, positions: int) -> None:
+        """Make the rotary tables long enough for that many positions."""
+        if positions <= self.positions:
+            return
+        self.positions = positions
         place = torch.arange(positions, device=self.embedding.weight.device)[None]
-        cos, sin = decoder.rotary_emb(self.embedding.weight[:1, None], place)
+        cos, sin = self.backbone.decoder.rotary_emb(self.embedding.weight[:1, None], place)
         half = self.size // 2
         # rotate_half(x)·sin is x with its halves swapped, times sin with its first half negated.
         self.cos, self.sin = cos[0, :, None], torch.cat([-sin[0, :, None, :half], sin[0, :, None, half:]], -1)

@@ -1,4 +1,4 @@
-"""A key/value cache for sampling: grows by half instead of by one, repeats and selects rows.
+"""A key/value cache for sampling: grows by half instead of by one; its rows are selected, repeated, forked and joined.
 
 It is a Hugging Face ``Cache``, so any model that takes one uses it. Models whose layers are not all full attention
 (sliding windows, recurrent states) get Hugging Face's own cache instead.
@@ -14,44 +14,77 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values [B, H, L, D] are views of buffers [B, H, capacity, D]; a step writes one position and copies nothing."""
+    """Keys and values [B, H, L, D] are views of buffers [rows, H, capacity, D]; a step writes one position and copies nothing."""
 
     _buffers: tuple[Tensor, Tensor] | None = None
-    _length = 0
+    _begin = 0
+    _end = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        start, self._length = self._length, self._length + key_states.shape[2]
+        rows, more = len(key_states), key_states.shape[2]
         if self._buffers is None:
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
             self._buffers = (key_states.contiguous(), value_states.contiguous())
         else:
-            if self._length > self._buffers[0].shape[2]:
-                self._grow(None)
+            if self._end + more > self._buffers[0].shape[2]:
+                self._move(None, len(self._buffers[0]), more)
             for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-                buffer[:, :, start : self._length] = new
-        self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
+                buffer[:rows, :, self._end : self._end + more] = new
+        self._end += more
+        self._view(rows)
         return self.keys, self.values
 
-    def _grow(self, rows: Tensor | None) -> None:
-        """Move to larger buffers, keeping the given rows (all of them for None)."""
+    def _view(self, rows: int) -> None:
+        self.keys, self.values = (buffer[:rows, :, self._begin : self._end] for buffer in self._buffers)
+
+    def _move(self, rows: Tensor | None, room: int, more: int = 1, before: int = 0) -> None:
+        """To larger buffers with room for that many rows, keeping the given ones (None: all), after so many empty positions."""
         grown = []
         for old in (self.keys, self.values):
             kept = old if rows is None else old.index_select(0, rows)
-            new = kept.new_empty((len(kept), kept.shape[1], self._length + max(16, self._length // 2), kept.shape[3]))
-            new[:, :, : kept.shape[2]] = kept
+            length = before + kept.shape[2]
+            new = kept.new_empty((room, kept.shape[1], length + max(16, length // 2, more), kept.shape[3]))
+            new[: len(kept), :, :before] = 0
+            new[: len(kept), :, before:length] = kept
             grown.append(new)
-        self._buffers = (grown[0], grown[1])
+        self._buffers, self._begin, self._end = (grown[0], grown[1]), 0, length
 
     def get_seq_length(self) -> int:
-        return self._length
+        return self._end - self._begin
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         rows = torch.arange(len(self.keys), device=self.keys.device)
         self.batch_select_indices(rows.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._grow(indices)
-        self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
+        self._move(indices, len(indices))
+        self._view(len(indices))
+
+    def drop(self, count: int) -> None:
+        """Forget the first positions of every row."""
+        self._begin += count
+        self._view(len(self.keys))
+
+    def fork(self, indices: Tensor) -> None:
+        """Append copies of these rows; nothing else is copied while there is room."""
+        rows, more = len(self.keys), len(indices)
+        if rows + more > len(self._buffers[0]):
+            self._move(None, rows + max(more, rows // 2))
+        for buffer in self._buffers:
+            buffer[rows : rows + more, :, self._begin : self._end] = buffer[:rows, :, self._begin : self._end].index_select(0, indices)
+        self._view(rows + more)
+
+    def join(self, keys: Tensor, values: Tensor) -> None:
+        """Append rows of another cache so that the last positions of both stand together; what is missing before them is zero."""
+        rows, more, length = len(self.keys), len(keys), keys.shape[2]
+        before = max(0, length - self.get_seq_length())
+        if before or rows + more > len(self._buffers[0]):
+            self._move(None, max(rows + more, len(self._buffers[0])), before=before)
+        for buffer, new in zip(self._buffers, (keys, values), strict=True):
+            # Zero and not anything: what is masked counts 0 times its value, and 0 · NaN is NaN.
+            buffer[rows : rows + more, :, self._begin : self._end - length] = 0
+            buffer[rows : rows + more, :, self._end - length : self._end] = new
+        self._view(rows + more)
 
 
 def make_cache(config: Any) -> tuple[DynamicCache, bool]:

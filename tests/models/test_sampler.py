@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from quatrain.errors import QuatrainError
+from quatrain.models import decoding
 from quatrain.models.backbone import split
 from quatrain.models.sampler import Samples, Stops, sample
 from quatrain.protocols import Sampling
@@ -125,8 +126,33 @@ def test_prompts_are_prefilled_once_and_finished_rows_leave() -> None:
     assert shapes[0] == (3, 6) and all(shape[1] == 1 for shape in shapes[1:])
     assert len(shapes) <= samples.mask.shape[1]
     alive = [int((samples.mask.sum(1) > step).sum()) for step in range(1, len(shapes))]
-    assert all(rows >= left and rows * 0.85 <= max(left, 1) for (rows, _), left in zip(shapes[1:], alive, strict=True))
+    parted = [distinct(samples, [*PROMPTS["padded"], PROMPTS["padded"][0]], step) for step in range(1, len(shapes))]
+    assert all(rows * 0.85 <= max(left, 1) for (rows, _), left in zip(shapes[1:], alive, strict=True))
+    assert all(rows >= own for (rows, _), own in zip(shapes[1:], parted, strict=True))
     assert shapes[-1][0] < 16
+
+
+def distinct(samples: Samples, prompts: list[list[int]], step: int) -> int:
+    """How many different beginnings of that many tokens, prompt included, the samples have that go on after them."""
+    group, going = len(samples.tokens) // len(prompts), (samples.mask.sum(1) > step).nonzero()[:, 0].tolist()
+    return len({(*prompts[row // group], -1, *samples.tokens[row, :step].tolist()) for row in going})
+
+
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.9, "temperature": 0.7}, {"temperature": 0.0}])
+@pytest.mark.parametrize("prompts", ["equal", "padded"])
+def test_samples_are_one_row_until_they_part(prompts: str, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shapes, stops = tiny_model(vocabulary=20), [], Stops((1, 2))
+    apart = run(model, PROMPTS[prompts], 12, stops, max_actions=20, **options)
+    monkeypatch.setattr(decoding, "SHARED_FROM", 2)
+    model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    joined = run(model, PROMPTS[prompts], 12, stops, max_actions=20, **options)
+    assert torch.equal(apart.tokens, joined.tokens) and torch.equal(apart.mask, joined.mask)
+    torch.testing.assert_close(apart.logp, joined.logp, rtol=0, atol=1e-5)
+    parted = [distinct(joined, PROMPTS[prompts], step) for step in range(1, len(shapes))]
+    assert all(own <= rows and rows * 0.85**2 <= max(own, 1) for (rows, _), own in zip(shapes[1:], parted, strict=True))
+    assert shapes[1][0] < len(joined.tokens)
 
 
 def test_stop_texts_end_rows_and_only_candidates_are_decoded() -> None:
