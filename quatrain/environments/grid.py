@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 
 from quatrain.environments.text import Limits, Start, Step
@@ -50,10 +51,11 @@ class Grid:
 
     size: int = 4
     walls: int = 0
-    slack: int = 2
+    slack: int = 1
     hide: int = 0
     seed: int = 0
     stop: tuple[str, ...] = field(default=(), init=False)
+    lessons = ("grid", "grid", "grid?size=3", "grid?walls=2")  # what the embedded model is shown
 
     def __post_init__(self) -> None:
         if not 2 <= self.size <= 9 or not 0 <= self.walls <= self.size**2 - 3 or self.slack < 1 or self.hide < 0:
@@ -91,14 +93,25 @@ class Grid:
         """The next move of a shortest way."""
         return solve(state)[:1]
 
+    def slip(self, state: Room, random: Random) -> str:
+        """Without the key: to the door, which is closed; with it: a move at random."""
+        x, y = gap(state.agent, state.door)
+        wishes = [move for move, (dx, dy) in MOVES.items() if state.key is not None and (dx * x > 0 or dy * y > 0)]
+        return random.choice(wishes or list(MOVES))
+
     def observe(self, room: Room) -> str:
         """Where door and key are from the agent."""
         key = "" if room.key is None else self._seen(room.agent, room.key)
         return f"d{self._seen(room.agent, room.door)} k{key}:"
 
     def _seen(self, agent: Place, other: Place) -> str:
-        x, y = other[0] - agent[0], other[1] - agent[1]
+        x, y = gap(agent, other)
         return "?" if self.hide and max(abs(x), abs(y)) > self.hide else f"{x},{y}"
+
+
+def gap(agent: Place, other: Place) -> Place:
+    """How far the other is to the right of the agent, and below."""
+    return other[0] - agent[0], other[1] - agent[1]
 
 
 def moved(room: Room, move: str) -> Room | None:
@@ -111,6 +124,7 @@ def moved(room: Room, move: str) -> Room | None:
     return Room(room.size, room.walls, place, room.door, None if place == room.key else room.key)
 
 
+@lru_cache(2**16)
 def solve(room: Room) -> str:
     """The moves of a shortest way to the key and then to the door, by breadth-first search; empty where there is none.
 

@@ -132,11 +132,15 @@ def slug(label: str) -> str:
 
 def prepare(jobs: Sequence[Job]) -> None:
     """Build what all runs share and only one process should: the embedded model, at first use."""
-    from quatrain.training.loading import TINY, load_tiny
+    from quatrain.environments.loading import is_turned
+    from quatrain.training.loading import TINY, load_policy, load_run_task, load_tiny
+    from quatrain.training.settings import Settings
 
-    for name in sorted({str(job.keys.get("model", "auto")) for job in jobs if job.measure is None and not job.done}):
-        task = next(str(job.keys.get("task", "letters")) for job in jobs if str(job.keys.get("model", "auto")) == name)
-        if name.partition(":")[0] in TINY and not task.startswith("gym:"):
+    asked = {(str(job.keys.get("model", "auto")), str(job.keys.get("task", "letters"))) for job in jobs if not (job.measure or job.done)}
+    for name, task in sorted(asked):
+        if is_turned(task) and name in TINY:
+            load_policy(name, load_run_task(settings := Settings(task=task)), settings)
+        elif name.partition(":")[0] in TINY and not task.startswith("gym:"):
             load_tiny(name)
 
 

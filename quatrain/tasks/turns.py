@@ -59,7 +59,7 @@ class TurnTask:
                 f"{self.name} is played in text", given=type(policy).__name__, expected="a language model", fix="model=tiny, or a directory"
             )
         for start in self.starts("train", 0, 4):
-            self._opened(policy, start, 0)
+            self.opened(policy, start, 0)
 
     def size(self, split: str) -> int | None:
         """None: there is no end of starts."""
@@ -80,7 +80,7 @@ class TurnTask:
         seen: Counter[int] = Counter()
         roots = []
         for start in starts:
-            roots += [self._opened(policy, start, mix(seed, start.id, seen[start.id] + member)) for member in range(group)]
+            roots += [self.opened(policy, start, mix(seed, start.id, seen[start.id] + member)) for member in range(group)]
             seen[start.id] += group
         device = None
 
@@ -95,7 +95,7 @@ class TurnTask:
             rows = zip(batch.actions.cpu(), batch.lengths.tolist(), rooms, cut, strict=True)
             return [self._spoken(policy, batch, row, *values, sampling) for row, values in enumerate(rows)]
 
-        episodes = self._played(policy, roots, speak, sampling)
+        episodes = self.played(policy, roots, speak, sampling)
         batch = to_batch(episodes, Origin.POLICY, policy.version, device)
         if sampling.temperature not in (0, 1) and sampling.heat is None:
             batch = batch.with_rows(temperature=torch.full((len(batch),), float(sampling.temperature), device=batch.device))
@@ -108,15 +108,18 @@ class TurnTask:
         """
         if not self.has:
             raise QuatrainError(f"{self.name} has no demonstrations", fix="give the environment a method expert(state) -> str")
-        unlimited = Sampling(max_actions=self.limits.context)
-
-        def speak(live: list[Episode]) -> list[Turn]:
-            return [(*self._expert_turn(policy, episode), {}, True) for episode in live]
-
-        roots = [self._opened(policy, start, mix(self.seed, start.id)) for start in starts]
-        episodes = self._played(policy, roots, speak, unlimited)
+        episodes = self.shown(policy, starts, lambda episode: self._ask("expert", episode.state))
         batch = to_batch(episodes, Origin.DEMONSTRATION, policy.version, policy.device, rewarded=False)
         return batch.take(torch.tensor([episode.root.ended for episode in episodes]))
+
+    def shown(self, policy: Policy, starts: Sequence[Start], says: Callable[[Episode], str]) -> list[Episode]:
+        """One episode from each start in which somebody else speaks, and those that it called."""
+
+        def speak(live: list[Episode]) -> list[Turn]:
+            return [(*self._given(policy, says(episode)), {}, True) for episode in live]
+
+        roots = [self.opened(policy, start, mix(self.seed, start.id)) for start in starts]
+        return self.played(policy, roots, speak, Sampling(max_actions=self.limits.context))
 
     # -- measuring -------------------------------------------------------------------------------------------------
     def evaluate(self, policy: Policy, count: int, samples: int, sampling: Sampling, seed: int) -> dict[str, float]:
@@ -152,8 +155,7 @@ class TurnTask:
         parts = [self.rollout(policy, starts[first : first + step], samples, sampling, seed) for first in range(0, len(starts), step)]
         return Batch.cat(parts)
 
-    # -- inside ----------------------------------------------------------------------------------------------------
-    def _played(self, policy: Policy, roots: list[Episode], speak: Speak, sampling: Sampling) -> list[Episode]:
+    def played(self, policy: Policy, roots: list[Episode], speak: Speak, sampling: Sampling) -> list[Episode]:
         """All episodes to their ends, turn by turn, all that are open at the same time; then each root followed by those it called."""
         everyone = list(roots)
         while live := [episode for episode in everyone if episode.open and not episode.waits]:
@@ -169,6 +171,7 @@ class TurnTask:
                 episode.rewards = {max(index for index, acts in enumerate(episode.acts) if acts): sum(episode.root.rewards.values())}
         return sorted(everyone, key=lambda episode: place[id(episode.root)])
 
+    # -- inside ----------------------------------------------------------------------------------------------------
     def _answer(self, policy: Policy, episode: Episode, step: Step, sampling: Sampling, everyone: list[Episode]) -> None:
         """What the environment's answer does to the episode, to the one that called it, and to one that it calls."""
         if not isinstance(step, Step) or not math.isfinite(step.reward):
@@ -183,7 +186,7 @@ class TurnTask:
         if step.ended:
             self._end(policy, episode, step.observation, sampling, everyone)
         elif step.call is not None:
-            child = self._opened(policy, step.call, mix(episode.seed, episode.calls, 1), episode)
+            child = self.opened(policy, step.call, mix(episode.seed, episode.calls, 1), episode)
             episode.calls += 1
             if self._room(child, sampling) > 0:
                 episode.waits = True
@@ -205,7 +208,7 @@ class TurnTask:
         if episode.caller is not None:
             self._answer(policy, episode.caller, self._ask("resume", episode.caller.state, told), sampling, everyone)
 
-    def _opened(self, policy: Policy, start: Start, seed: int, caller: Episode | None = None) -> Episode:
+    def opened(self, policy: Policy, start: Start, seed: int, caller: Episode | None = None) -> Episode:
         prompt = list(start.prompt) if _is_tokens(start) else policy.encode(start.prompt)
         if caller is None and len(prompt) >= self.limits.context:
             raise QuatrainError(
@@ -230,9 +233,8 @@ class TurnTask:
         tokens = actions[:kept].tolist()
         return tokens, policy.decode(tokens), turn_columns(batch, row, kept), whole
 
-    def _expert_turn(self, policy: Policy, episode: Episode) -> tuple[list[int], str]:
-        """The expert's turn ends as the policy's does: in a stop text or with the end-of-sequence token, unless it fills the turn."""
-        text = self._ask("expert", episode.state)
+    def _given(self, policy: Policy, text: str) -> tuple[list[int], str]:
+        """A turn that was written ends as the policy's does: in a stop text or with the end-of-sequence token, unless it fills the turn."""
         tokens = policy.encode_completion(text)
         ends = any(stop in text for stop in self.stop) or len(tokens) > self.limits.turn_tokens
         return tokens[:-1] if ends else tokens, text
