@@ -82,8 +82,6 @@ class _Stretch:
 
     place: Tensor  # [B, steps] where in the table
     uniform: Tensor  # [steps, B]
-    alive: Tensor  # [B] bool
-    ended: Tensor  # [B] bool: by its own last token
     longest: int  # tokens of the longest row when it began
     written: int = 0  # steps that are in the table
     said: defaultdict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
@@ -122,7 +120,7 @@ class Decoding:
         self.ids: list[int] = []  # of the rows kept, in order of coming
         self.prompts: list[list[int]] = []
         self.waiting: list[int] = []  # rows (places in ``ids``) that the memory does not hold yet
-        self._next = 0
+        self._next = self._steps = 0
         width = self.limit + 1  # a row that has ended writes beyond its end until it leaves
         kinds = {"tokens": torch.long, "logp": torch.float32, "uniform": torch.float64, "version": torch.long}
         kinds |= {"temperature": torch.float32} if self.heated else {}
@@ -136,7 +134,9 @@ class Decoding:
     def _clear(self) -> None:
         none = torch.zeros(0, dtype=torch.long, device=self.device)
         self.memory: Memory | None = None
-        self.rows, self.of, self.last, self.length = none, none, none, none  # [B] of the rows alive: place, row of the memory, …
+        # [B] of the rows decoded: place, row of the memory, last token, tokens; whether they go on, or ended by their own last token.
+        self.rows, self.of, self.last, self.length, self.alive, self.ended = none, none, none, none, none.bool(), none.bool()
+        self._going = 0  # how many of them are alive
         self.shared = False  # whether rows alive share rows of the memory; else they are the same
         self.fast: FastDecoder | None = None
 
@@ -186,6 +186,7 @@ class Decoding:
             self.waiting = [row for row in self.waiting if row < first or row - first not in set(held)]
             self.rows, self.of = torch.cat([self.rows, new]), torch.cat([self.of, self.of[parent]])
             self.last, self.length = torch.cat([self.last, self.last[parent]]), torch.cat([self.length, self.length[parent]])
+            self._more(len(held))
             self._share()
         return made
 
@@ -218,7 +219,7 @@ class Decoding:
     @property
     def live(self) -> int:
         """Rows that go on, those that wait included."""
-        return len(self.rows) + len(self.waiting)
+        return self._going + len(self.waiting)
 
     def lengths(self, ids: Sequence[int]) -> list[int]:
         """How many tokens these rows have so far."""
@@ -256,13 +257,21 @@ class Decoding:
 
     def _forget(self) -> None:
         """All rows alive wait, to be computed again."""
-        self.waiting = [*self.rows.tolist(), *self.waiting]
+        self.waiting = [*self.rows[self.alive].tolist(), *self.waiting]
         self._clear()
+
+    def _more(self, count: int) -> None:
+        """So many rows more are alive."""
+        self.alive, self.ended = padded(self.alive, (0, count), value=True), padded(self.ended, (0, count))
+        self._going += count
 
     # -- tokens ------------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def advance(self, tokens: int) -> int:
-        """At most so many tokens for every row that is alive (fewer for one that waits). Returns ``live``."""
+        """At most so many tokens for every row that is alive (fewer for one that waits). Returns ``live``.
+
+        Two calls are bit for bit one of their sum.
+        """
         look_every = 1 if self.device.type == "cpu" else 8  # reading a count waits for an accelerator
         stretch = None
         for step in range(tokens):
@@ -275,11 +284,12 @@ class Decoding:
                 break
             stretch = stretch or self._stretch(tokens - step)
             self._step(hidden, stretch)
-            if step + 1 == tokens or step % look_every == 0:
-                left = int(stretch.alive.sum())
-                if left < len(self.rows) and (step + 1 == tokens or left <= KEEP * len(self.rows)):
+            self._steps += 1
+            if self._steps % look_every == 0 or step + 1 == tokens:
+                self._going = int(self.alive.sum())
+                if not self._going or (self._steps % look_every == 0 and self._going <= KEEP * len(self.rows)):
                     self._write(stretch)
-                    self._leave(stretch.alive.nonzero()[:, 0])
+                    self._leave(self.alive.nonzero()[:, 0])
                     stretch = None
         if stretch is not None:
             self._write(stretch)
@@ -290,8 +300,7 @@ class Decoding:
         steps, first = min(steps, self.limit), self.length
         place = (first[:, None] + torch.arange(steps, device=self.device)).clamp_max(self.limit)
         uniform = self.table["uniform"][self.rows[:, None], place].T.contiguous()
-        none = torch.zeros_like(self.rows, dtype=torch.bool)
-        return _Stretch(place, uniform, ~none, none, int(first.max()))
+        return _Stretch(place, uniform, int(first.max()))
 
     def _step(self, hidden: Tensor, stretch: _Stretch) -> None:
         """Draw a token for every row."""
@@ -308,12 +317,12 @@ class Decoding:
         said["logp"].append(logp.float())
         if support is not None:
             said["support"].append(support)
-        self.last, self.length = action, self.length + stretch.alive
+        self.last, self.length = action, self.length + self.alive
         if self.stops.eos or self.stops.texts:
-            now = self.stops.after(action, lambda index: self._tail(index, stretch)) & stretch.alive
-            stretch.ended, stretch.alive = stretch.ended | now, stretch.alive & ~now
+            now = self.stops.after(action, lambda index: self._tail(index, stretch)) & self.alive
+            self.ended, self.alive = self.ended | now, self.alive & ~now
         if stretch.longest + len(said["tokens"]) >= self.limit:
-            stretch.alive = stretch.alive & (self.length < self.limit)
+            self.alive = self.alive & (self.length < self.limit)
 
     def _tail(self, index: Tensor, stretch: _Stretch) -> list[list[int]]:
         """The last tokens of these rows, the present one included."""
@@ -337,11 +346,13 @@ class Decoding:
                 new = [padded(ids, (0, width - ids.shape[1])) for ids in new]
             table[name].index_put_(at, torch.stack(new, 1))
         stretch.written = count
-        table["length"][self.rows], table["ended"][self.rows] = self.length, stretch.ended
+        table["length"][self.rows], table["ended"][self.rows] = self.length, self.ended
 
     def _leave(self, index: Tensor) -> None:
-        """Only these rows alive go on."""
-        self.rows, self.of, self.last, self.length = self.rows[index], self.of[index], self.last[index], self.length[index]
+        """Only these rows go on."""
+        for name in ("rows", "of", "last", "length", "alive", "ended"):
+            setattr(self, name, getattr(self, name)[index])
+        self._going = int(self.alive.sum())
         if not len(index):
             fast = self.fast
             self._clear()
@@ -365,7 +376,7 @@ class Decoding:
     def _enter(self, new: list[int], hidden: Tensor | None) -> Tensor:
         """Compute the beginnings of waiting rows, each once, and continue them beside the others. The memory's hidden states [S, D]."""
         if self.memory is not None and not self.memory.plain:  # its rows cannot be joined by others: all are computed again
-            new = [*self.rows.tolist(), *new]
+            new = [*self.rows[self.alive].tolist(), *new]
             self._clear()
             hidden = None
         lengths = self.table["length"][new].tolist()
@@ -389,6 +400,7 @@ class Decoding:
         place = torch.tensor(new, device=self.device)
         self.rows, self.of = torch.cat([self.rows, place]), torch.cat([self.of, torch.tensor(of, device=self.device) + before])
         self.last, self.length = padded(self.last, (0, len(new))), torch.cat([self.length, torch.tensor(lengths, device=self.device)])
+        self._more(len(new))
         wide = self.of
         self._share()
         return first if self.shared else first[wide]
@@ -435,23 +447,25 @@ class Decoding:
     def state_dict(self) -> dict[str, Any]:
         """All rows, and the memory of those alive: plain values and tensors of their own."""
         kept = {"ids": list(self.ids), "prompts": [list(prompt) for prompt in self.prompts], "waiting": list(self.waiting)}
-        memory, alive = None, {"rows": self.rows, "of": self.of, "last": self.last, "length": self.length}
+        memory = None
+        alive = {name: getattr(self, name) for name in ("rows", "of", "last", "length", "alive", "ended")}
         if self.memory is not None and self.memory.plain:
             memory = self.memory.state_dict()
         elif self.memory is not None:  # another kind of cache is computed again
-            kept["waiting"], alive = [*self.rows.tolist(), *self.waiting], {name: value[:0] for name, value in alive.items()}
+            kept["waiting"], alive = [*self.rows[self.alive].tolist(), *self.waiting], {name: value[:0] for name, value in alive.items()}
         table = {name: value.clone() for name, value in self.table.items()}
         alive = {name: value.clone() for name, value in alive.items()}
-        return {**kept, "next": self._next, "version": self.version, "table": table, "alive": alive, "memory": memory}
+        return {**kept, "next": self._next, "steps": self._steps, "version": self.version, "table": table, "alive": alive, "memory": memory}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state_dict``, under the weights as they are."""
         self.ids, self.prompts, self.waiting = list(state["ids"]), [list(prompt) for prompt in state["prompts"]], list(state["waiting"])
-        self._next, self.version = state["next"], state["version"]
+        self._next, self._steps, self.version = state["next"], state["steps"], state["version"]
         self.table = {name: value.to(self.device).clone() for name, value in state["table"].items()}
         self._clear()
         for name, value in state["alive"].items():
             setattr(self, name, value.to(self.device).clone())
+        self._going = int(self.alive.sum())
         if state["memory"] is not None:
             self.memory = Memory.load(self.backbone, state["memory"])
             self.shared = len(self.rows) > len(self.memory) or not torch.equal(self.of, torch.arange(len(self.of), device=self.device))

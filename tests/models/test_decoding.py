@@ -84,6 +84,15 @@ def test_room_and_refill_change_nothing(refill: float) -> None:
     assert max(rows for rows, width in widths if width == 1) <= 18
 
 
+def test_two_calls_are_one_bit_for_bit() -> None:
+    model = tiny_model("qwen3")
+    for share in (1, 3):
+        here = begin(model)
+        ids = here.admit(PROMPTS, SEEDS)
+        to_the_end(here, share)
+        assert torch.equal(here.take(ids).logp, whole(model).logp)
+
+
 @kinds
 def test_cut_and_resumed_after_every_token_it_is_the_same_bit_for_bit(kind: str) -> None:
     """Where the memory is ours; another cache is computed again, equal up to rounding."""
