@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quatrain.errors import QuatrainError
+from quatrain.models.entries import jsd_entries, total
 
 _NEVER = -1e4  # exp of it is 0 in every precision
 KINDS = ("reverse", "forward", "jsd")
@@ -88,10 +89,14 @@ class Categorical:
         z, normaliser, truncated = self._support
         return torch.where(truncated, _candidates(z, normaliser, count), whole)
 
-    def divergence(self, other: Categorical, kind: str) -> Tensor:
+    def divergence(self, other: Categorical, kind: str, beta: float = 0.5, cap: float = math.inf, top: int = 0) -> Tensor:
         """[M] divergence to ``other`` (frozen), nats, over the whole tempered vocabulary of both: supports are ignored.
 
-        reverse  Σ π log(π/q);  forward  Σ q log(q/π);  jsd  ½ KL(π‖m) + ½ KL(q‖m) with m = ½(π + q), at most log 2.
+        reverse  Σ π log(π/q);  forward  Σ q log(q/π);  jsd  β KL(q‖m) + (1 − β) KL(π‖m) with m = (1 − β) π + β q, at most log 2;
+                 with β = 0 and 1 forward and reverse.
+        cap      the most that one action adds to the sum; top: only the other's ``top`` likeliest actions, both normalised over them
+                 (0: all).
+
         Infinite, with zero gradient, where a KL is. Raises QuatrainError for another kind or another vocabulary.
         """
         if self.z.shape != other.z.shape:
@@ -100,17 +105,15 @@ class Categorical:
                 given=f"{tuple(self.z.shape)} and {tuple(other.z.shape)}",
                 fix="use a teacher with the same tokenizer and vocabulary size",
             )
-        log_p, log_q = self.z - self._full_logsumexp[:, None], other.z.detach().to(self.z.dtype).log_softmax(-1)
-        if kind == "reverse":
-            return _kl(log_p, log_q)
-        if kind == "forward":
-            return _kl(log_q, log_p)
-        if kind == "jsd":
-            # log(½(p + q)); two impossible actions are given a finite value, since they have no weight and −inf has no slope.
-            never = torch.isneginf(log_p) & torch.isneginf(log_q)
-            log_m = torch.logaddexp(log_p.masked_fill(never, 0.0), log_q.masked_fill(never, 0.0)) - math.log(2.0)
-            return (_kl(log_p, log_m) + _kl(log_q, log_m)) / 2
-        raise QuatrainError("unknown kind of divergence", given=kind, expected=", ".join(KINDS))
+        if kind not in KINDS:
+            raise QuatrainError("unknown kind of divergence", given=kind, expected=", ".join(KINDS))
+        theirs = other.z.detach().to(self.z.dtype)
+        if 0 < top < self.z.shape[-1]:
+            best = theirs.topk(top).indices
+            log_p, log_q = self.z.gather(-1, best).log_softmax(-1), theirs.gather(-1, best).log_softmax(-1)
+        else:
+            log_p, log_q = self.z - self._full_logsumexp[:, None], theirs.log_softmax(-1)
+        return total(jsd_entries(log_p, log_q, {"reverse": 1.0, "forward": 0.0, "jsd": beta}[kind]), cap)
 
 
 class Gaussian:
@@ -136,8 +139,10 @@ class Gaussian:
         """Refused: of continuous actions none is likelier by its mass."""
         raise QuatrainError("continuous actions have no likeliest candidates", given=f"count={count}", expected="actions to choose from")
 
-    def divergence(self, other: Gaussian, kind: str) -> Tensor:
-        """[M] KL to ``other`` (frozen), nats: reverse KL(π‖q), forward KL(q‖π). Raises QuatrainError for jsd (no closed form)."""
+    def divergence(self, other: Gaussian, kind: str, beta: float = 0.5, cap: float = math.inf, top: int = 0) -> Tensor:
+        """[M] KL to ``other`` (frozen), nats: reverse KL(π‖q), forward KL(q‖π). Raises QuatrainError for jsd (no closed form), cap, top."""
+        if cap != math.inf or top:
+            raise QuatrainError("continuous actions cannot be taken one by one", given=f"cap={cap} top={top}", expected="neither")
         mean, std = other.mean.detach(), other.std.detach()
         if kind == "reverse":
             return _gaussian_kl(self.mean, self.std, mean, std)
@@ -182,14 +187,6 @@ def _candidates(z: Tensor, normaliser: Tensor, count: int) -> Tensor:
     top = z.topk(min(count, z.shape[-1])).values
     possible = ~torch.isneginf(top)
     return torch.where(possible, top - normaliser[:, None], 0.0).sum(-1) / possible.sum(-1)
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """[M] Σ p (log p − log q), where 0·log 0 = 0; infinite without gradient where q = 0 < p."""
-    p, absent = log_p.exp(), torch.isneginf(log_q)
-    gap = log_p.masked_fill(torch.isneginf(log_p), 0.0) - log_q.masked_fill(absent, 0.0)
-    infinite = (absent & (p > 0)).any(-1)
-    return (p * gap).sum(-1).masked_fill(infinite, math.inf)
 
 
 def _gaussian_kl(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 from torch import Tensor
@@ -38,23 +39,32 @@ class Entropy:
 class Divergence:
     """ℓ_t = D(π_θ, π_to) over whole distributions, in nats; an advantage of −1 descends it.
 
-    kind  ``reverse`` KL(π_θ‖π_to), ``forward`` KL(π_to‖π_θ), ``jsd`` the Jensen–Shannon divergence with equal weights.
+    kind  ``reverse`` KL(π_θ‖π_to), ``forward`` KL(π_to‖π_θ), ``jsd`` the generalised Jensen–Shannon divergence.
     to    the model whose (frozen) distribution it reads.
+    beta  of jsd: β KL(π_to‖m) + (1 − β) KL(π_θ‖m), m = (1 − β) π_θ + β π_to; forward at 0, reverse at 1.
+    cap   the most that one entry of the vocabulary adds, above 0: the sum may then be negative.
+    top   only the likeliest entries of π_to, both normalised over them; 0: the whole vocabulary.
     """
 
     to: str = "teacher"
     kind: str = "reverse"
+    beta: float = 0.5
+    cap: float = inf
+    top: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise QuatrainError("unknown kind of divergence", given=self.kind, expected=", ".join(KINDS))
+        if not (0 <= self.beta <= 1 and self.cap > 0 and self.top >= 0):
+            given = f"beta={self.beta}, cap={self.cap}, top={self.top}"
+            raise QuatrainError("a number of a divergence is out of range", given=given, expected="0 ≤ beta ≤ 1, cap > 0, top ≥ 0")
 
     @property
     def needs(self) -> tuple[str, ...]:
         return (self.to,)
 
     def __call__(self, distribution: Distribution, action: Tensor, others: Mapping[str, Distribution]) -> Tensor:
-        return distribution.divergence(others[self.to], self.kind)
+        return distribution.divergence(others[self.to], self.kind, self.beta, self.cap, self.top)
 
 
 @dataclass(frozen=True)
@@ -73,3 +83,21 @@ class Candidates:
 
     def __call__(self, distribution: Distribution, action: Tensor, others: Mapping[str, Distribution]) -> Tensor:
         return distribution.candidates(self.count)
+
+
+@dataclass(frozen=True)
+class CriticAlong:
+    """ℓ_t = f(s_t, μ_θ(s_t)): what another model says of the policy's own (mean) action, differentiated through the action.
+
+    critic  a model with a value of actions: a Q-function (the deterministic policy gradient, Silver et al. 2014, eq. 9) or a
+            log-density. Its weights get no gradient.
+    """
+
+    critic: str = "critic"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.critic,)
+
+    def __call__(self, distribution: Distribution, action: Tensor, others: Mapping[str, Distribution]) -> Tensor:
+        return others[self.critic].value(distribution.mean)

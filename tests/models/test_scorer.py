@@ -14,6 +14,7 @@ from quatrain.parts.likelihoods import Divergence, Entropy, LogProb
 from tests.tiny_models import ARCHITECTURES, tiny_model
 
 STATISTICS = [LogProb(), Entropy(), Divergence("teacher", "reverse"), Divergence("teacher", "forward"), Divergence("teacher", "jsd")]
+STATISTICS += [Divergence("teacher", "jsd", beta=0.3, cap=0.05, top=5)]
 
 
 def batch(size: int = 30, support: bool = False, temperature: bool = True, seed: int = 0) -> Batch:

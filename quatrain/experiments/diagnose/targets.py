@@ -7,7 +7,7 @@ sampling), so does its target.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
 import torch
@@ -93,9 +93,9 @@ def entropy(scene: Scene, table: Tensor) -> Tensor:
     return _frozen_mean(scene, table, Entropy())
 
 
-def divergence(scene: Scene, table: Tensor, kind: str = "reverse", to: str = "teacher") -> Tensor:
-    """Mean divergence to another model over the policy's own actions, states frozen."""
-    return _frozen_mean(scene, table, Divergence(to, kind))
+def divergence(scene: Scene, table: Tensor, **options: Any) -> Tensor:
+    """Mean divergence to another model over the policy's own actions, states frozen; ``options``: those of a ``Divergence``."""
+    return _frozen_mean(scene, table, Divergence(**options))
 
 
 def demonstrated(scene: Scene, table: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def target_of(term: Term, from_demonstrations: bool = False) -> Target:
     weight = float(term.weight) if isinstance(term.weight, (int, float)) else 1.0
     if isinstance(term.likelihood, Divergence):
         sign = term.advantage.value if isinstance(term.advantage, Constant) else 1.0
-        return Target("divergence", weight * sign, {"kind": term.likelihood.kind, "to": term.likelihood.to})
+        return Target("divergence", weight * sign, asdict(term.likelihood))
     if isinstance(term.likelihood, Entropy):
         return Target("entropy", weight * (term.advantage.value if isinstance(term.advantage, Constant) else 1.0))
     if isinstance(term.advantage, KL):
