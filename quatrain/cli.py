@@ -236,12 +236,20 @@ def diagnose(
     as_json: Annotated[bool, typer.Option("--json", help="all numbers as JSON")] = False,
     page: Annotated[Path | None, typer.Option(help="write an HTML page with tables and pictures")] = None,
     seed: Annotated[int, typer.Option(help="of what has to be sampled because it cannot be enumerated")] = 0,
+    record: Annotated[bool, typer.Option(help="keep the main numbers in results/diagnosis; names may be families, or all")] = False,
 ) -> None:
     """The estimator of a recipe against the exact gradient, on problems small enough to enumerate: quatrain diagnose grpo dr-grpo rloo.
 
     Bias, variance and signal per token, exactly; along group size, staleness, temperature and top-p; which part causes what. Exit code 1
     if a fault is found.
     """
+    if record:
+        from quatrain.experiments.diagnose.record import chosen, read_diagnoses, record_diagnosis, sentence
+
+        for name in chosen(names):
+            path = record_diagnosis(name, seed=seed)
+            typer.echo(f"{name}  {sentence(read_diagnoses(path.parent)[name])}")
+        return
     from quatrain.experiments.diagnose.command import run_diagnosis
 
     text, clean = run_diagnosis(names, beside, problem, as_json, page, seed)
@@ -251,11 +259,18 @@ def diagnose(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="a run's folder, as written by train")]) -> None:
-    """Write a run's HTML report again."""
+def report(
+    run: Annotated[Path | None, typer.Argument(help="a run's folder, as written by train")] = None,
+    atlas: Annotated[bool, typer.Option("--atlas", help="all systems on one page: equations, differences, diagnoses, verdicts")] = False,
+    out: Annotated[Path, typer.Option(help="where the atlas goes")] = Path("runs/atlas.html"),
+) -> None:
+    """Write a run's HTML report again, or the atlas of all systems."""
+    from quatrain.reports.atlas import write_atlas
     from quatrain.reports.run import run_report
 
-    typer.echo(f"report  {run_report(run)}")
+    if atlas == (run is not None):
+        raise QuatrainError("a report is of one run, or the atlas of all systems", fix="quatrain report RUN, or quatrain report --atlas")
+    typer.echo(f"atlas   {write_atlas(out)}" if atlas else f"report  {run_report(run)}")
 
 
 @app.command()
