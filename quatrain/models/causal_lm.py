@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from quatrain.batch import Batch, Origin
 from quatrain.errors import QuatrainError
 from quatrain.models import backbone as halves
-from quatrain.models.decoding import Stops
+from quatrain.models.decoding import Decoding, Samples, Stops
 from quatrain.models.sampler import sample
 from quatrain.models.scorer import CHUNK_ELEMENTS, score
 from quatrain.protocols import Sampling, Statistic
@@ -137,8 +137,25 @@ class CausalLM:
             self._stops_for(sampling.stop),
             pad=self.tokenizer.eos_token_id,  # any id does: it is masked
             max_rows=self.max_rows,
+            version=self.version,
         )
-        columns = {"behaviour_logp": samples.logp, "old_logp": samples.logp}
+        return self.sampled([prompt for prompt in prompts for _ in range(group)], samples, sampling, seeds)
+
+    def decoding(self, sampling: Sampling) -> Decoding:
+        """Sampling that its caller interrupts, continues and branches; ``sampled`` makes a batch of what is taken from it."""
+        self.module.eval()
+        return Decoding(
+            self.backbone,
+            sampling,
+            self._stops_for(sampling.stop),
+            pad=self.tokenizer.eos_token_id,
+            room=self.max_rows,
+            version=self.version,
+        )
+
+    def sampled(self, prompts: Sequence[Sequence[int]], samples: Samples, sampling: Sampling, seeds: Tensor) -> Batch:
+        """The batch of N samples, one of each of these N tokenised prompts; its columns are those of ``sample``."""
+        columns = {"behaviour_logp": samples.logp, "old_logp": samples.logp, "version": samples.version}
         if samples.support is not None:
             columns["support"] = samples.support
         rows = {"seed": seeds.to(self.device)}
@@ -146,8 +163,7 @@ class CausalLM:
             columns["temperature"] = samples.temperature
         elif sampling.temperature not in (0, 1):
             rows["temperature"] = torch.full((len(seeds),), float(sampling.temperature), device=self.device)
-        owners = [prompt for prompt in prompts for _ in range(group)]
-        return self._batch(owners, samples.tokens, samples.mask, samples.truncated, Origin.POLICY, columns, rows)
+        return self._batch(prompts, samples.tokens, samples.mask, samples.truncated, Origin.POLICY, columns, rows)
 
     def demonstrate(self, prompts: Sequence[Sequence[int]], completions: Sequence[str | Sequence[int]]) -> Batch:
         """Given completions as actions, one per tokenised prompt; a text is tokenised and ended, token ids are taken as they are.
@@ -169,8 +185,8 @@ class CausalLM:
         context, context_mask = _padded(prompts, self.device)
         last = mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
         columns = {
-            **columns,
             "version": torch.full_like(tokens, self.version).masked_fill(~mask, 0),
+            **columns,
             "origin": torch.full_like(tokens, origin).masked_fill(~mask, 0),
             "terminated": last & ~cut[:, None],
             "truncated": last & cut[:, None],
