@@ -168,13 +168,18 @@ def case(
             "pair": torch.arange(n) // 2,
             "tracked_value": torch.rand(n, generator=torch.Generator().manual_seed(seed + 4), dtype=torch.float64).to(dtype),
             "mode": torch.arange(n) % 2,
+            "trajectory": torch.arange(n),
             "block": prompt // 3,
+            "role": torch.arange(n) % 2,  # every planner called one worker
+            "episode": torch.arange(n) // 2 * 5 + 1,
             "bundle": prompt // 3 * group + torch.arange(n) % group,  # the k-th samples of three prompts
             "answer": torch.where(solved == 1, 0, 1 + torch.randint(3, (n,), generator=torch.Generator().manual_seed(seed + 1))),
             "preference": torch.tensor([1.0, -1.0], dtype=dtype).repeat(n // 2 + 1)[:n],
         },
     )
-    others = {"teacher": TabularPolicy((table + stale * logits()).to(dtype))}
+    teacher = table + stale * logits()
+    batch = batch.with_columns(teacher_logp=torch.where(mask, plain_logp(teacher, bare), NAN).to(dtype))
+    others = {"teacher": TabularPolicy(teacher.to(dtype))}
     others |= {name: TabularPolicy(self.to(dtype)) for name, self in selves.items()}
     return Case(batch, TabularPolicy(table.to(dtype)), others)
 

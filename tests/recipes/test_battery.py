@@ -26,6 +26,7 @@ from tests.toy import NAN, Case, TabularCritic, TabularPolicy, ToyTask, assert_s
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adora": [{"version": "vision", "kl": 0.04}],
     "chord": [{"variant": "phi", "mu": 0.3}, {"variant": "importance"}, {"warmup": 2, "decay": 4}],
+    "bgpo-dllm": [{"bound": "joint"}, {"bound": "token"}],
     "copg": [{"data": "pairs"}],
     "copo": [{"gate": "hard", "kl": 0.04}, {"unless": "no_signal"}],
     "dagrpo": [{"threshold": 0.7, "kl": 0.04}, {"threshold": 0.7, "distance": "score", "anchors": False}],
@@ -39,8 +40,14 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "hapo-token": [{"version": "code", "tokens": False}],
     "hpt": [{"version": "code", "entropy": 0.001}, {"soft": True}],
     "lite-ppo": [{"finished": True}],
+    "matpo": [{"workers": "frozen", "kl": 0.04}],
     "mdpo": [{"kl": "sampled", "q": 1.5}],
     "opd": [{"kind": "forward"}, {"kind": "jsd"}],
+    "opsd": [
+        {"beta": 0.0, "clip": 0.0, "teacher": "current"},
+        {"beta": 0.3, "top": 2, "teacher": "average", "decay": 0.9, "mean": "token"},
+        {"sampled": True},
+    ],
     "papo": [{"base": "dapo", "kl": 0.0, "entropy": 0.03, "anneal": True, "wrong": 0.1}],
     "ppo": [{"entropy": 0.01}],
     "ppo-ewma-async": [{"proxy": "snapshot"}, {"proxy": "async"}, {"proxy": "linear"}, {"proxy": "coupled"}],
