@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
@@ -76,18 +76,18 @@ def allot(weights: Sequence[float], total: int) -> list[int]:
 
 @dataclass
 class Path:
-    """A leaf in the making: it goes its own way after ``begin`` actions of its parent. ``share``: its part of the prompt's probability."""
+    """A leaf in the making: it goes its own way after ``begin`` actions of its parent. ``share``: its part of the prompt's probability.
+
+    ``length`` actions with log-probability ``logp``, from the prompt on; it may have ``ended``.
+    """
 
     slot: int
     parent: int
     begin: int
     share: float
-    actions: list[int] = field(default_factory=list)  # from the prompt on
-    logp: list[float] = field(default_factory=list)
+    length: int = 0
+    logp: float = 0.0
     ended: bool = False
-
-    def fork(self, slot: int, begin: int, share: float) -> Path:
-        return Path(slot, self.slot, begin, share, self.actions[:begin], self.logp[:begin])
 
 
 class Tree:
@@ -96,7 +96,7 @@ class Tree:
     def __init__(self, plan: Branching, slots: Sequence[int], seed: int):
         self.plan, self.slots, self.random = plan, slots, Random(seed)
         self.paths = [Path(slots[0], slots[0], 0, 1.0)]
-        self._divide(self.paths[:], self.plan.width(self.random))
+        self._divide(self.paths, self.plan.width(self.random))
 
     @property
     def going(self) -> list[Path]:
@@ -111,18 +111,18 @@ class Tree:
 
     def _divide(self, going: list[Path], total: int) -> None:
         total = min(total, len(going) + len(self.slots) - len(self.paths))
-        for path, count in zip(going, self.plan.divided([sum(path.logp) for path in going], total), strict=True):
+        for path, count in zip(going[:], self.plan.divided([path.logp for path in going], total), strict=True):
             path.share /= count
-            self._fork(path, count - 1, len(path.actions), path.share)
+            self._fork(path, count - 1, path.length, path.share)
 
     def _restart(self) -> None:
         """Nothing is known of these leaves that the ended ones have not decided: they stand for no probability."""
         ended, length = self.paths[:], self.plan.segment
         self.random.shuffle(ended)
         for path in ended:
-            begin = length * self.random.randint(0, (len(path.actions) - 1) // length) if self.plan.restart == "boundary" else 0
+            begin = length * self.random.randint(0, (path.length - 1) // length) if self.plan.restart == "boundary" else 0
             self._fork(path, self.plan.children if self.plan.restart == "boundary" else len(self.slots), begin, 0.0)
 
     def _fork(self, path: Path, count: int, begin: int, share: float) -> None:
         for slot in self.slots[len(self.paths) : len(self.paths) + count]:
-            self.paths.append(path.fork(slot, begin, share))
+            self.paths.append(Path(slot, path.slot, begin, share, begin))

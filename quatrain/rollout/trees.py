@@ -6,7 +6,7 @@ Axes: N leaves, T actions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,71 +54,48 @@ class Branched:
         prompt's probability a leaf stands for. Σ share·f over a prompt's leaves is an unbiased estimate of the mean of f over
         independent samples; the plain mean is not, where leaves end early and the others branch on.
         """
-        keys = seeds.tolist()
-        trees = [Tree(self.plan, range(k * group, (k + 1) * group), mix(keys[k * group], 0)) for k in range(len(prompts))]
-        owners = [prompt for prompt in prompts for _ in range(group)]
-        parts: list[tuple[list[int], list[int], Batch]] = []
-        while paths := [path for tree in trees for path in tree.going]:
-            before = [len(tree.going) for tree in trees]
-            left = {path.slot: min(self.plan.segment, sampling.max_actions - len(path.actions)) for path in paths}
-            for count in sorted(set(left.values())):
-                parts.append(self._advance([path for path in paths if left[path.slot] == count], count, owners, sampling, keys))
-            for tree, count in zip(trees, before, strict=True):
-                tree.branch(count - len(tree.going))
-        return _joined([path for tree in trees for path in tree.paths], parts, keys, self.plan.segment, owners)
-
-    def _advance(
-        self, paths: list[Path], count: int, owners: list[Sequence[int]], sampling: Sampling, keys: list[int]
-    ) -> tuple[list[int], list[int], Batch]:
-        """(slots, where they stand, their next ``count`` actions or fewer); the paths have them now, too."""
-        slots, begins = [path.slot for path in paths], [len(path.actions) for path in paths]
-        part = self.policy.sample(
-            [[*owners[path.slot], *path.actions] for path in paths],
-            1,
-            replace(sampling, max_actions=count),
-            torch.tensor([mix(keys[slot], begin) if begin else keys[slot] for slot, begin in zip(slots, begins, strict=True)]),
+        block = max(1, (self.policy.max_rows or len(seeds)) // group)  # trees that grow at the same time
+        parts = [slice(start, start + block) for start in range(0, len(prompts), block)]
+        return Batch.cat(
+            [self._grown(prompts[part], group, sampling, seeds[part.start * group : part.stop * group]) for part in parts],
         )
-        ended = part["terminated"].any(1).tolist()
-        for row, (path, length) in enumerate(zip(paths, part.lengths.tolist(), strict=True)):
-            path.actions += part.actions[row, :length].tolist()
-            path.logp += part["behaviour_logp"][row, :length].tolist()
-            path.ended = ended[row] or len(path.actions) >= sampling.max_actions
-        return slots, begins, part
+
+    def _grown(self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seeds: Tensor) -> Batch:
+        keys, decoding = seeds.tolist(), self.policy.decoding(sampling)
+        trees = [Tree(self.plan, range(k * group, (k + 1) * group), mix(keys[k * group], 0)) for k in range(len(prompts))]
+        ids = dict(zip(range(0, len(keys), group), decoding.admit(prompts, seeds[::group]), strict=True))  # slot → row
+        while going := [path for tree in trees for path in tree.going]:
+            if new := [path for path in going if path.slot not in ids]:
+                chosen = [path.slot for path in new]
+                begins = [path.begin for path in new]
+                ids |= zip(chosen, decoding.fork([ids[path.parent] for path in new], seeds[chosen], begins), strict=True)
+            decoding.advance(self.plan.segment)
+            said = decoding.read([ids[path.slot] for path in going])
+            ended = (~said.truncated | (said.mask.sum(1) == sampling.max_actions)).tolist()
+            for path, length, logp, over in zip(going, said.mask.sum(1).tolist(), said.logp.sum(1).tolist(), ended, strict=True):
+                path.length, path.logp, path.ended = length, logp, over
+            for tree, over in zip(trees, self._ended(going, group, len(trees)), strict=True):
+                tree.branch(over)
+        paths = [path for tree in trees for path in tree.paths]
+        samples = decoding.take([ids[path.slot] for path in paths])
+        batch = self.policy.sampled([prompt for prompt in prompts for _ in range(group)], samples, sampling, seeds)
+        share = torch.tensor([path.share for path in paths], dtype=torch.float64, device=batch.device)
+        return batch.with_columns(node=node_of(paths, keys, self.plan.segment, batch.mask)).with_rows(share=share)
+
+    @staticmethod
+    def _ended(paths: list[Path], group: int, trees: int) -> list[int]:
+        """How many paths of each tree have ended."""
+        found = [0] * trees
+        for path in paths:
+            found[path.slot // group] += path.ended
+        return found
 
 
-def _joined(
-    paths: list[Path], parts: list[tuple[list[int], list[int], Batch]], keys: list[int], segment: int, owners: list[Sequence[int]]
-) -> Batch:
-    """The leaves from the stretches that each of them sampled: what comes before its own is its parent's."""
-    device, lengths = parts[0][2].device, [len(path.actions) for path in paths]
-    position = torch.arange(max(lengths), device=device)
-    mask = position < torch.tensor(lengths, device=device)[:, None]
-    owner = torch.arange(len(paths), device=device)[:, None].repeat(1, len(position))
+def node_of(paths: Sequence[Path], keys: Sequence[int], segment: int, mask: Tensor) -> Tensor:
+    """[N, T] a key of the segment that each action belongs to: of whose it is and of its number. ``paths`` in order of their slots."""
+    position = torch.arange(mask.shape[1], device=mask.device)
+    owner = torch.arange(len(paths), device=mask.device)[:, None].repeat(1, len(position))
     for path in paths:  # parents before their children
         owner[path.slot, : path.begin] = owner[path.parent, : path.begin]
-    owner = owner.masked_fill(~mask, 0)
-
-    def gathered(name: str) -> Tensor:
-        values = [part.actions if name == "actions" else part.columns[name] for _, _, part in parts]
-        wide = [max(value.shape[axis] for value in values) for axis in range(2, values[0].ndim)]
-        own = values[0].new_zeros((len(paths), len(position), *wide))
-        for (slots, begins, part), value in zip(parts, values, strict=True):
-            rows, steps = part.mask.nonzero(as_tuple=True)
-            at = (torch.tensor(slots, device=device)[rows], torch.tensor(begins, device=device)[rows] + steps)
-            own[(*at, *(slice(0, extent) for extent in value.shape[2:]))] = value[rows, steps]
-        found = own[owner, position]
-        return found.masked_fill(~mask.view(*mask.shape, *[1] * (found.ndim - 2)), 0)
-
-    columns = {name: gathered(name) for name in parts[0][2].columns}
-    last = mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
-    columns |= {"terminated": last & columns["terminated"], "truncated": last & ~columns["terminated"]}
-    names = torch.tensor([[mix(key, number) for number in range(-(-len(position) // segment))] for key in keys], device=device)
-    columns["node"] = names[owner, position // segment].masked_fill(~mask, 0)
-    first = parts[0][2]  # one root or more of every prompt
-    rows = {name: value[:1].expand(len(paths), *value.shape[1:]) for name, value in first.rows.items() if name != "seed"}
-    rows["seed"] = torch.tensor(keys, device=device)
-    rows["share"] = torch.tensor([path.share for path in paths], dtype=torch.float64, device=device)
-    longest = max(map(len, owners))
-    tokens = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in owners], device=device)
-    seen = torch.arange(longest, device=device) < torch.tensor([len(prompt) for prompt in owners], device=device)[:, None]
-    return Batch(mask, gathered("actions"), columns, rows, {"policy": {"tokens": tokens, "mask": seen}})
+    names = torch.tensor([[mix(key, number) for number in range(-(-len(position) // segment))] for key in keys], device=mask.device)
+    return names[owner, position // segment].masked_fill(~mask, 0)

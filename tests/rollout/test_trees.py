@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from quatrain.batch import Batch
 from quatrain.models import scorer
-from quatrain.models.backbone import split
 from quatrain.models.causal_lm import CausalLM
-from quatrain.models.sampler import Stops, sample
+from quatrain.models.decoding import Decoding, Stops
 from quatrain.parts.likelihoods import LogProb
 from quatrain.parts.trees import lineage, sampled_once
 from quatrain.protocols import Item, Sampling
@@ -28,22 +25,33 @@ from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy import case
 
 
-class Little:
-    """A model of few tokens that samples; 0 ends, if it ``ends`` at all. ``spent``: actions that it sampled."""
+class Counted(Decoding):
+    """Counts the tokens that it draws, in the list ``spent``."""
+
+    def advance(self, tokens: int) -> int:
+        before = int(self.table["length"].sum())
+        live = super().advance(tokens)
+        self.spent.append(int(self.table["length"].sum()) - before)
+        return live
+
+
+class Little(CausalLM):
+    """A model of few tokens; 0 ends, if it ``ends`` at all."""
 
     def __init__(self, size: int, ends: bool):
-        self.model = tiny_model(vocabulary=size, hidden=16, layers=1, seed=3)
-        self.stops, self.spent = Stops((0,) if ends else ()), 0
+        super().__init__(tiny_model(vocabulary=size, hidden=16, layers=1, seed=3), SimpleNamespace(eos_token_id=0, vocab_size=size))
+        self.stops, self.spent = Stops((0,) if ends else ()), []
 
-    def sample(self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seeds: Tensor) -> Batch:
-        found = sample(split(self.model), prompts, group, sampling, seeds, self.stops)
-        self.spent += int(found.mask.sum())
-        last = found.mask & (found.mask.cumsum(1) == found.mask.sum(1, keepdim=True))
-        columns = {"behaviour_logp": found.logp, "old_logp": found.logp, "terminated": last & ~found.truncated[:, None]}
-        return Batch(found.mask, found.tokens, {**columns, "truncated": last & found.truncated[:, None]}, {"seed": seeds})
+    def _stops_for(self, texts: tuple[str, ...]) -> Stops:
+        return self.stops
+
+    def decoding(self, sampling: Sampling) -> Decoding:
+        found = Counted(self.backbone, sampling, self.stops)
+        found.spent = self.spent
+        return found
 
 
-def grown(policy: Any, plan: Branching, trees: int, group: int, length: int) -> Batch:
+def grown(policy: CausalLM, plan: Branching, trees: int, group: int, length: int) -> Batch:
     return Trees(plan)(policy).sample([[1, 2, 1]] * trees, group, Sampling(max_actions=length), torch.arange(trees * group) * 7 + 11)
 
 
@@ -52,8 +60,8 @@ def test_leaves_are_distributed_as_independent_samples(plan: Branching):
     """No path ends early: the k-th leaf of a tree, over many trees, against the enumerated distribution."""
     trees, group, policy = 1500, 5, Little(3, ends=False)
     batch = grown(policy, plan, trees, group, 3)
-    assert policy.spent == int(sampled_once(batch).sum()) < int(batch.mask.sum()) == trees * group * 3
-    expected = trees * exact(policy.model, [1, 2, 1], 3, 3)
+    assert sum(policy.spent) == int(sampled_once(batch).sum()) < int(batch.mask.sum()) == trees * group * 3
+    expected = trees * exact(policy.module, [1, 2, 1], 3, 3)
     index = (batch.actions * torch.tensor([9, 3, 1])).sum(1).view(trees, group)
     few = expected < 5  # pooled
     wanted = torch.cat([expected[~few], expected[few].sum()[None]])
@@ -68,7 +76,7 @@ def test_leaves_are_distributed_as_independent_samples(plan: Branching):
 def test_where_likelier_paths_branch_more_the_shares_undo_it(plan: Branching):
     trees, group, policy = 1500, 5, Little(3, ends=False)
     batch = grown(policy, plan, trees, group, 3)
-    truth = exact(policy.model, [1, 2, 1], 3, 3)
+    truth = exact(policy.module, [1, 2, 1], 3, 3)
     index = (batch.actions * torch.tensor([9, 3, 1])).sum(1).view(trees, group)
     share = batch["share"].view(trees, group)
     assert torch.allclose(share.sum(1), torch.ones(trees, dtype=torch.float64))
@@ -95,10 +103,12 @@ def test_at_the_root_alone_it_is_the_policys_own_sampling():
     policy = Little(5, ends=True)
     prompts, seeds, sampling = [[1, 2], [3, 1, 4]], torch.arange(8) + 40, Sampling(max_actions=6)
     whole = policy.sample(prompts, 4, sampling, seeds)
-    tree = Trees(Branching(6, 4))(policy).sample(prompts, 4, sampling, seeds)
-    assert torch.equal(tree.actions, whole.actions) and torch.equal(tree.mask, whole.mask) and torch.equal(tree["seed"], seeds)
-    for name, value in whole.columns.items():
-        assert torch.equal(tree[name], value)
+    for segment in (6, 2):  # it is interrupted, and goes on as it would have
+        tree = Trees(Branching(segment, 4))(policy).sample(prompts, 4, sampling, seeds)
+        assert torch.equal(tree.actions, whole.actions) and torch.equal(tree.mask, whole.mask)
+        for name, value in whole.columns.items():
+            torch.testing.assert_close(tree[name], value)
+    assert torch.equal(tree["seed"], seeds)
     assert torch.equal(sampled_once(tree), tree.mask) and tree["share"].tolist() == [0.25] * 8
 
 
@@ -125,13 +135,25 @@ def test_a_leafs_log_probabilities_are_those_of_its_sequence_alone(sampling: dic
     assert sampling or len(lineage(batch)[0]) == 4
 
 
+def test_rows_at_a_time_change_nothing():
+    model = policy()
+    whole = leaves(model)
+    model.max_rows = 8
+    parts = leaves(model)
+    assert torch.equal(parts.actions, whole.actions) and torch.equal(parts["node"], whole["node"])
+    assert torch.equal(
+        parts.contexts["policy"]["tokens"][parts.contexts["policy"]["mask"]],
+        whole.contexts["policy"]["tokens"][whole.contexts["policy"]["mask"]],
+    )
+
+
 def test_equal_nodes_are_equal_beginnings():
     batch = leaves(policy())
     for i in range(16):
         for j in range(i):
             same = (batch["node"][i] == batch["node"][j]) & batch.mask[i] & batch.mask[j]
             assert not same.any() or i // 8 == j // 8
-            assert torch.equal(same, same.long().cumprod(1).bool() if same.ndim > 1 else same.long().cumprod(0).bool())
+            assert torch.equal(same, same.long().cumprod(0).bool())
             assert torch.equal(batch.actions[i][same], batch.actions[j][same])
             assert torch.equal(batch["behaviour_logp"][i][same], batch["behaviour_logp"][j][same])
 
