@@ -17,22 +17,22 @@ class Route:
     The block is ``block`` = (left, right, half its height): touching it fails. Below it (way 0) and above it (way 1) are as far. The
     expert chooses at the corridor's end, where nothing in the state tells which; a step later the state does.
 
-    State: hand (2), way taken (−1 open, 0, 1). Observation: the hand.
+    State: hand (2), way taken (−1 open, 0, 1). Observation: the hand in units of a quarter, so that a small network sees a step.
     """
 
     corridor: float = 0.15
-    block: tuple[float, float, float] = (0.3, 0.6, 0.4)
+    block: tuple[float, float, float] = (0.45, 0.75, 0.3)
     radius: float = 0.12
     observation_size: int = 2
-    max_steps: int = 45
+    max_steps: int = 40
     modes: int = 2
 
     def start(self, seeds: Tensor) -> Tensor:
         x, y = between(seeds, 2, 0.0, 1.0).unbind(1)
-        return torch.stack([-1.0 + 0.3 * x, 0.1 * (2 * y - 1), torch.full_like(x, -1.0)], 1)
+        return torch.stack([-0.6 + 0.2 * x, 0.1 * (2 * y - 1), torch.full_like(x, -1.0)], 1)
 
     def observe(self, state: Tensor) -> Tensor:
-        return state[:, :2]
+        return 4 * state[:, :2]
 
     def step(self, state: Tensor, action: Tensor) -> Tensor:
         x, y = moved(state[:, :2], action).unbind(1)

@@ -27,7 +27,8 @@ class Expert:
         self.observation_size, self.action_space = task.observation_size, task.action_space
 
     def decide(self, observations: torch.Tensor, generator: torch.Generator, greedy: bool) -> Decision:
-        action = self.task.world.expert(observations, torch.zeros(len(observations)))
+        hand = observations / 4 if self.task.world.modes == 2 else observations
+        action = self.task.world.expert(hand, torch.zeros(len(observations)))
         steps = torch.stack([action * (k + 1) / self.depth for k in range(self.depth)], 1)
         index = torch.arange(self.depth).expand(len(action), -1)
         return Decision(action, steps, index.float(), {"place": index}, torch.full((len(action),), self.depth))
@@ -37,7 +38,7 @@ def test_a_rollout_is_a_batch_that_the_policy_scores():
     task = PlaneTask("route")
     policy = task.network()
     batch = task.rollout(policy, task.starts("train", 0, 5), 3, LONG, seed=1)
-    assert batch.shape == (15, 45) and batch.contexts["policy"]["observations"].shape == (15, 46, 2)
+    assert batch.shape == (15, 40) and batch.contexts["policy"]["observations"].shape == (15, 41, 2)
     assert torch.allclose(policy.score(batch, [LogProb()])[LogProb()], batch["old_logp"], atol=1e-5)
     assert torch.equal(batch["prompt"].unique(return_counts=True)[1], torch.full((5,), 3))
     first = batch.contexts["policy"]["observations"][:, 0].view(5, 3, 2)
@@ -84,7 +85,7 @@ def test_demonstrations_reach_the_goal_by_both_ways_and_come_again():
     assert torch.equal(again["prompt"], batch["prompt"][:7])
     assert torch.equal(again.actions, batch.actions[:7, : again.shape[1]])
     end = batch.contexts["policy"]["observations"][torch.arange(300), batch.lengths]
-    assert ((end - torch.tensor([1.2, 0.0])).norm(dim=1) < 0.12).all()
+    assert ((end / 4 - torch.tensor([1.2, 0.0])).norm(dim=1) < 0.12).all()
     assert policy.score(again, [LogProb()])[LogProb()].shape == again.shape
 
 

@@ -52,7 +52,7 @@ def test_both_routes_are_taken_equally_often_and_are_as_long():
 
 def test_the_corridor_stops_and_the_block_fails():
     world = Route()
-    state = torch.tensor([[-0.5, 0.1, -1.0], [0.25, 0.0, -1.0], [0.25, 0.45, -1.0]])
+    state = torch.tensor([[-0.5, 0.1, -1.0], [0.4, 0.0, -1.0], [0.4, 0.35, -1.0]])
     after = world.step(state, torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))
     assert after[0, 1] == pytest.approx(0.15)
     assert world.failed(after).tolist() == [False, True, False]
