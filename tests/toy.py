@@ -71,6 +71,20 @@ class TabularCritic:
         return copy.deepcopy(self)
 
 
+class TabularChoices:
+    """Q(s, ·) of K policies from a table [K, S, V]; the state after the last action is worth 0."""
+
+    def __init__(self, values: Tensor):
+        self.module, self.version = Table(values), 0
+
+    def values(self, batch: Batch, role: str = "policy") -> Tensor:
+        value = self.module.values[:, batch["state"]].permute(1, 2, 0, 3)
+        return torch.cat([value, torch.zeros_like(value[:, :1])], 1)
+
+    def clone(self) -> TabularChoices:
+        return copy.deepcopy(self)
+
+
 # -- random batches ----------------------------------------------------------------------------------------------------
 @dataclass
 class Case:
@@ -137,6 +151,8 @@ def case(
     proxy = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed + 3), dtype=torch.float64)
     columns["proxy_logp"] = plain_logp(table + stale * proxy, bare)
     columns = {name: torch.where(mask, value, NAN).to(dtype) for name, value in columns.items()}
+    others = torch.randn(*shape, 2, actions, generator=torch.Generator().manual_seed(seed + 6), dtype=torch.float64).softmax(-1)
+    columns["target_probs"] = torch.where(mask[..., None, None], others, NAN).to(dtype)
     last = mask & (torch.arange(length) == torch.where(mask, torch.arange(length), -1).amax(1, keepdim=True))
     row = torch.arange(n)[:, None]
     node = torch.where(torch.arange(length) < 2, n + row // 2, row)  # pairs of rows share two actions
@@ -236,6 +252,9 @@ class ToyTask:
 
     def critic(self) -> TabularCritic:
         return TabularCritic(torch.zeros(self.prompts * self.length, dtype=torch.float64))
+
+    def choices(self, heads: int) -> TabularChoices:
+        return TabularChoices(torch.zeros(heads, self.prompts * self.length, self.actions, dtype=torch.float64))
 
     def starts(self, split: str, cursor: int, count: int) -> list[int]:
         return [position % self.prompts for position in range(cursor, cursor + count)]

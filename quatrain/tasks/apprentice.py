@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,12 +28,14 @@ AT_ONCE = 256  # episodes played together
 class Apprenticeship:
     """Everything that the weights depend on, but for the environment's code.
 
-    watched  the tasks whose episodes are watched, one after the other. slip: share of the turns that are mistakes, in [0, 1].
+    watched  the tasks whose episodes are watched, one after the other.
+    slip     share of the turns that are mistakes, in [0, 1], but for the first part of the episodes, ``proper``.
     Other fields as in ``warm_start.Lesson``; ``examples`` are episodes, those of sub-agents not counted.
     """
 
     watched: tuple[str, ...]
     slip: float = 0.3
+    proper: float = 0.6
     hidden: int = 96
     inner: int = 256
     layers: int = 2
@@ -68,15 +71,15 @@ def watched(lesson: Apprenticeship, reader: Reader) -> Iterator[tuple[list[int],
         TurnTask(spec, load_environment(spec, mix(lesson.seed, number) >> 40), lesson.seed) for number, spec in enumerate(lesson.watched)
     ]
 
-    def says(episode: Any, environment: Any) -> str:
+    def says(episode: Any, environment: Any, slip: float) -> str:
         random = Random(mix(lesson.seed, 5, episode.seed, episode.turn))
-        return environment.slip(episode.state, random) if random.random() < lesson.slip else environment.expert(episode.state)
+        return environment.slip(episode.state, random) if random.random() < slip else environment.expert(episode.state)
 
     for first in range(0, lesson.examples, AT_ONCE):
-        count = min(AT_ONCE, lesson.examples - first)
+        count, slip = min(AT_ONCE, lesson.examples - first), lesson.slip if first >= lesson.proper * lesson.examples else 0.0
         for number, task in enumerate(tasks):
             share = count * (number + 1) // len(tasks) - count * number // len(tasks)
-            speaks = lambda episode, environment=task.environment: says(episode, environment)  # noqa: E731
+            speaks = partial(says, environment=task.environment, slip=slip)
             for episode in task.shown(reader, task.starts("train", first, share), speaks):
                 labels = [token if acts else -100 for token, acts in zip(episode.tokens, episode.acts, strict=True)]
                 yield episode.context, [-100] * len(episode.prompt) + labels

@@ -21,7 +21,7 @@ from quatrain.training.registry import entries, find, make
 from quatrain.training.selves import Given
 from quatrain.training.state import State
 from quatrain.training.steps import Collect, Fit
-from tests.toy import NAN, Case, TabularCritic, TabularPolicy, ToyTask, assert_same, case, fit_of, gradient
+from tests.toy import NAN, Case, TabularChoices, TabularCritic, TabularPolicy, ToyTask, assert_same, case, fit_of, gradient
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adora": [{"version": "vision", "kl": 0.04}],
@@ -63,6 +63,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 ALL = [(entry.name, options) for entry in entries() for options in [{}, *VARIANTS.get(entry.name, [])]]
 every_recipe = pytest.mark.parametrize(("name", "options"), ALL, ids=[f"{name}-{options}" if options else name for name, options in ALL])
+LEARNERS = [(name, options) for name, options in ALL if any(make(name, **options).fits(Objective))]  # of a policy, by a policy gradient
+every_learner = pytest.mark.parametrize(
+    ("name", "options"), LEARNERS, ids=[f"{name}-{options}" if options else name for name, options in LEARNERS]
+)
 KNOBS = {"max_actions": 5}
 
 
@@ -81,6 +85,9 @@ def model_for(step: Fit, here: Case) -> Any:
     if step.model == "policy":
         return here.policy
     g = torch.Generator().manual_seed(5)
+    if step.model == "q":
+        shape = (here.batch["target_probs"].shape[2], *here.policy.table.shape)
+        return TabularChoices(torch.randn(shape, dtype=torch.float64, generator=g).to(here.policy.table.dtype))
     return TabularCritic(torch.randn(len(here.policy.table), dtype=torch.float64, generator=g).to(here.policy.table.dtype))
 
 
@@ -131,10 +138,11 @@ def test_what_is_no_action_contributes_exactly_nothing(name: str, options: dict,
 def filled(batch: Batch, value: float) -> Batch:
     """Every float column set to a value where there is no action."""
     floats = {name: column for name, column in batch.columns.items() if column.is_floating_point()}
-    return batch.with_columns(**{name: column.masked_fill(~batch.mask, value) for name, column in floats.items()})
+    outside = {name: ~batch.mask.view(*batch.shape, *[1] * (column.ndim - 2)) for name, column in floats.items()}
+    return batch.with_columns(**{name: column.masked_fill(outside[name], value) for name, column in floats.items()})
 
 
-@every_recipe
+@every_learner
 def test_on_policy_every_ratio_is_one(name: str, options: dict):
     """With old = current, ratio and bound may be left out: the plain policy gradient of this advantage and aggregation."""
     recipe = make(name, **options)
@@ -149,7 +157,7 @@ def test_on_policy_every_ratio_is_one(name: str, options: dict):
     assert_same(gradients(recipe, here)["policy"], gradients(plain, here)["policy"], 1e-12)
 
 
-@every_recipe
+@every_learner
 def test_rows_without_a_coefficient_need_no_forward(name: str, options: dict):
     """Rows that ``active`` leaves out carry exactly no gradient."""
     recipe = make(name, **options)
@@ -175,10 +183,12 @@ def start(name: str, options: dict, seed: int = 0) -> tuple[Recipe, State]:
     recipe = make(name, **options, **several)
     if "critic" in recipe.models:
         recipe = recipe.with_models(critic=Given("critic"))
+    if "q" in recipe.models:
+        recipe = recipe.with_models(q=Given("q"))
     knobs = {"steps": 3, "prompts": 8, "lr": 0.1, "max_actions": 3, "micro_tokens": 20}
     state = State(task=TASK, models={"policy": TASK.policy()}, seed=seed)
     state.knobs = {name: value for name, value in knobs.items() if name in recipe.knobs()}
-    build(recipe, state, {"teacher": TASK.policy(9), "critic": TASK.critic()})
+    build(recipe, state, {"teacher": TASK.policy(9), "critic": TASK.critic(), "q": TASK.choices(6)})
     for model in state.models.values():
         model.module.requires_grad_(True)
     return recipe, state
@@ -192,7 +202,9 @@ def weights(state: State) -> dict[str, Tensor]:
 def test_a_run_moves_the_weights_and_repeats_itself(name: str, options: dict):
     first, second = (run(*start(name, options)) for _ in range(2))
     assert first.step == 3 and first.spent == second.spent
-    assert not torch.equal(first.models["policy"].table, TASK.policy().table)
+    recipe, before = start(name, options)
+    for model in {step.model for _, step in recipe.fits()}:
+        assert not torch.equal(weights(first)[model], weights(before)[model])
     for model, value in weights(first).items():
         assert torch.equal(value, weights(second)[model])
     other = run(*start(name, options, seed=1))

@@ -1,9 +1,11 @@
 """The *toolworld* laboratory: questions that need tools, typed calls, long noisy answers, and a sub-agent to read them.
 
     a:b2         alone: follow b two links          p:b2       a planner with the same question
-    look(b)      d=k b=g m=c r=f                    ask(b)     g          (a worker's episode lies in between: w:b, look(b), …, say(g))
-    look(g)      o=a g=t s=g                        ask(g)     t
+    look(b)      d-k b=g m-c r-f                    ask(b)     g          (a worker's episode lies in between: w:b, look(b), …, say(g))
+    look(g)      o-a g=t s-g                        ask(g)     t
     say(t)                                          say(t)
+
+What was asked for has ``=``, what is no longer true has ``-``.
 
 A question of kind ``sum``, ``a:b+c``, is answered by ``calc`` of two looked-up digits. Every line ends a turn or an answer.
 """
@@ -41,7 +43,7 @@ class Toolworld:
 
     agents   ``alone``: who is asked looks up; ``team``: who is asked has workers for it; a worker sees one key and looks it up.
     kind     ``hops``: follow as many links as ``hops`` says; ``sum``: add two digits.
-    noise    entries in a looked-up answer that nobody asked for: a number, or a range ``6-15`` of which one is drawn per answer.
+    noise    entries in a looked-up answer that are no longer true: a number, or a range ``6-15`` of which one is drawn per answer.
              An entry is 4 characters.
     context  tokens that the policy can see at a time, ``Limits.context``.
     """
@@ -53,7 +55,7 @@ class Toolworld:
     context: int = 128
     seed: int = 0
     stop: tuple[str, ...] = field(default=("\n",), init=False)
-    lessons = ("toolworld", "toolworld?agents=team", "toolworld?agents=team", "toolworld?noise=3-12")  # what the embedded model is shown
+    lessons = ("toolworld?noise=0-4", "toolworld?agents=team&noise=0-4", "toolworld", "toolworld?agents=team")  # what its beginner is shown
 
     def __post_init__(self) -> None:
         for name, known in (("agents", ("alone", "team")), ("kind", tuple(KINDS))):
@@ -69,7 +71,7 @@ class Toolworld:
 
     @property
     def range(self) -> tuple[int, int]:
-        """The fewest and the most entries that nobody asked for."""
+        """The fewest and the most entries that are no longer true."""
         low, _, high = str(self.noise).partition("-")
         if not low.isdigit() or not (high or low).isdigit():
             raise QuatrainError("noise is a number of entries or a range", given=self.noise, expected="noise=8, noise=6-15")
@@ -128,6 +130,6 @@ class Toolworld:
         random = Random(mix(question.noise_seed, text_hash(key)))
         others = random.sample([letter for letter in question.others if letter != key], random.randint(low, high))
         values = "0123456789" if question.is_digits else ascii_lowercase
-        entries = [f"{other}={random.choice(values)}" for other in others]
+        entries = [f"{other}-{random.choice(values)}" for other in others]
         entries.insert(random.randint(0, len(entries)), f"{key}={value}")
         return " ".join(entries) + "\n"

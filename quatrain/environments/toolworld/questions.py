@@ -81,5 +81,5 @@ def wrong_call(role: str, question: Question, found: Mapping[str, str], random: 
     """The right call with another argument of the same type."""
     tool, _, argument = next_call(role, question, found).partition("(")
     argument = argument[:-1]
-    other = random.choice("0123456789" if argument.isdigit() else ascii_lowercase)
+    other = random.choice("0123456789" if argument[0].isdigit() else ascii_lowercase)
     return f"{tool}({other}+{other})" if "+" in argument else f"{tool}({other})"
