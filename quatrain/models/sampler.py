@@ -37,7 +37,9 @@ def sample(
     """
     decoding = Decoding(backbone, sampling, stops, pad, max_rows, refill, version)
     owner = [i for i in range(len(prompts)) for _ in range(group)]
-    order = sorted(range(len(owner)), key=lambda row: (len(prompts[owner[row]]), owner[row]))
+    order = list(range(len(owner)))
+    if max_rows:
+        order.sort(key=lambda row: (len(prompts[owner[row]]), owner[row]))
     ids = decoding.admit([prompts[owner[row]] for row in order], seeds[order])
     while decoding.live:
         decoding.advance(sampling.max_actions)

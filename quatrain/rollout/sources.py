@@ -40,16 +40,19 @@ class OnPolicy:
     def provides(self, task: Any) -> set[str]:
         return SAMPLED | set(task.provides)
 
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.top_k, self.max_actions, heat=self.heat)
+
     def __call__(self, state: Any) -> Batch:
         return self.of(state, state.next_starts(self.prompts))
 
     @torch.no_grad()
     def of(self, state: Any, starts: list[Any]) -> Batch:
         """``group`` trajectories from each of these starts."""
-        sampling = Sampling(self.temperature, self.top_p, self.top_k, self.max_actions, heat=self.heat)
         policy = state.models[self.model]
         policy = self.through(policy) if self.through else policy
-        batch = state.task.rollout(policy, starts, self.group, sampling, state.draw("sample"))
+        batch = state.task.rollout(policy, starts, self.group, self.sampling, state.draw("sample"))
         if "start" not in batch.notes:  # a task whose trajectories call others says itself where each row began
             batch = batch.with_notes(start=[start for start in starts for _ in range(self.group)])
         charge(state, batch)

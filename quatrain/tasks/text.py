@@ -89,16 +89,23 @@ class TextTask:
         A row's randomness depends on (seed, item, member) alone: not on the other rows, nor on how rollouts are split into
         calls. An item that is named twice in one call has 2·group different members.
         """
-        seen: Counter[int] = Counter()
-        members = []
-        for item in starts:
-            members += [(item, seen[item.id] + member) for member in range(group)]
-            seen[item.id] += group
-        seeds = torch.tensor([mix(seed, item.id, member) for item, member in members], dtype=torch.int64)
+        seeds = self.seeds(starts, group, seed)
         batch = policy.sample([policy.encode(item.prompt) for item in starts], group, sampling, seeds)
-        items = [item for item, _ in members]
+        return self.judge(policy, [item for item in starts for _ in range(group)], batch, seeds)
+
+    def seeds(self, starts: Sequence[Item], group: int, seed: int) -> Tensor:
+        """[N] what each row of a rollout is drawn with."""
+        seen: Counter[int] = Counter()
+        found = []
+        for item in starts:
+            found += [mix(seed, item.id, seen[item.id] + member) for member in range(group)]
+            seen[item.id] += group
+        return torch.tensor(found, dtype=torch.int64)
+
+    def judge(self, policy: Policy, items: Sequence[Item], batch: Batch, seeds: Tensor) -> Batch:
+        """Sampled rows, one of each of these N items, rewarded and labelled."""
         completions = [policy.decode(actions[mask].tolist()) for actions, mask in zip(batch.actions.cpu(), batch.mask.cpu(), strict=True)]
-        reward = torch.tensor(self.reward.score(completions, items), dtype=torch.float32)
+        reward = torch.tensor(self.reward.score(completions, list(items)), dtype=torch.float32)
         batch = batch.with_rows(reward=reward.to(batch.device), seed=seeds.to(batch.device))
         return _labelled(batch, items, completions)
 

@@ -7,16 +7,11 @@ from time import perf_counter
 
 from quatrain.errors import QuatrainError
 from quatrain.knobs import check_known, resolve
+from quatrain.training.executors import Executor
 from quatrain.training.recipe import Recipe, Stage
 from quatrain.training.state import State
 
 After = Callable[[State, Mapping[str, float]], None]
-
-
-def synchronous(stage: Stage, state: State) -> None:
-    """One round: every step in order."""
-    for step in stage.steps:
-        step(state)
 
 
 def rounds_of(stage: Stage, state: State) -> int:
@@ -31,11 +26,12 @@ def run(
     recipe: Recipe,
     state: State,
     after: After = lambda state, metrics: None,
-    executor: Callable[[Stage, State], None] = synchronous,
+    executor: Executor | None = None,
     until: Callable[[State], bool] = lambda state: False,
 ) -> State:
     """Run the recipe from where the state is; ``after`` is called once per round, to log and to save.
 
+    ``executor`` takes the place of the stages' own.
     ``until`` ends the run early where it is true: a budget, a goal. It is asked before every round.
 
     The state is at the beginning of the next round when ``after`` sees it, so that what it saves continues exactly.
@@ -50,7 +46,7 @@ def run(
         began = perf_counter()
         for step in stage.begin if state.round == 0 else ():
             step(state)
-        executor(stage, state)
+        (executor or stage.executor)(stage, state)
         state.round, state.step = state.round + 1, state.step + 1
         state.spend_seconds("round", began)
         metrics = state.close_round()

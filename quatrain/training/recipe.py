@@ -9,6 +9,7 @@ from typing import Any
 from quatrain.errors import QuatrainError, nearest
 from quatrain.estimator import Objective, Term
 from quatrain.knobs import Knob, check_known, defaults
+from quatrain.training.executors import Executor, synchronous
 from quatrain.training.selves import Frozen, ModelSpec
 from quatrain.training.state import Store
 from quatrain.training.steps import Collect, Fit, Repeat, Sync, unrolled
@@ -16,12 +17,13 @@ from quatrain.training.steps import Collect, Fit, Repeat, Sync, unrolled
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps repeated for ``rounds``; ``begin`` are steps done once, when the stage begins."""
+    """Steps repeated for ``rounds``, in the executor's order; ``begin`` are steps done once, when the stage begins."""
 
     steps: tuple[Any, ...]
     rounds: int | Knob = Knob("steps", 200)
     name: str = ""
     begin: tuple[Any, ...] = ()
+    executor: Executor = synchronous
 
     def all_steps(self) -> Iterator[Any]:
         """The steps in order; after a Repeat those that it repeats."""
@@ -151,6 +153,8 @@ class Recipe:
         kept: dict[str, set[str]] = {}
         for stage in self.stages:
             stores = dict(kept)
+            if hasattr(stage.executor, "check"):
+                stage.executor.check(stage)
             for step in (*stage.begin, *stage.steps):
                 step.check(task, models, stores)
             kept |= {name: provided for name, provided in stores.items() if name in self.stores}

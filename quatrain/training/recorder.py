@@ -15,7 +15,7 @@ from quatrain.protocols import Sampling
 from quatrain.training import checkpoint
 from quatrain.training.likelihood import likelihood_measures
 from quatrain.training.live import LiveView
-from quatrain.training.logging import MetricsLog, SamplesLog
+from quatrain.training.logging import MetricsLog, SamplesLog, write_tables
 from quatrain.training.settings import Settings
 from quatrain.training.state import State, derive
 
@@ -74,6 +74,8 @@ class Recorder:
         if last or (self.settings.eval_every and step % self.settings.eval_every == 0):
             found |= self.evaluate(state)
         self.write(state, found)
+        if state.tables:
+            write_tables(self.folder, state.tables)
         every = self.settings.save_every
         if last or self._stop or (every and step % every == 0):
             self.save(state)
@@ -81,8 +83,9 @@ class Recorder:
             raise Interrupted
 
     def spent(self, state: State) -> bool:
-        """The run's budget of sampled tokens is spent."""
-        return self.settings.tokens is not None and state.spent["tokens"] >= self.settings.tokens
+        """The run's budget, of sampled tokens or of simulated seconds, is spent."""
+        limits = {name: getattr(self.settings, name) for name in ("tokens", "simulated_seconds")}
+        return any(limit is not None and state.spent[name] >= limit for name, limit in limits.items())
 
     def write(self, state: State, metrics: Mapping[str, float]) -> None:
         """Log the metrics of one step."""

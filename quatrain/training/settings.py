@@ -27,6 +27,7 @@ class Settings(BaseModel):
     resume: bool = Field(False, description="continue from the newest checkpoint in the run's folder")
 
     tokens: int | None = Field(None, ge=1, description="stop after the step that reaches this many sampled tokens, before steps=")
+    simulated_seconds: float | None = Field(None, gt=0, description="stop after the step that reaches them: for recipes with a clock")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="how the learning rate falls after the warm-up")
     warmup: int = Field(0, ge=0, description="steps over which the learning rate rises")
 
