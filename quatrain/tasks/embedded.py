@@ -33,13 +33,14 @@ DEFAULTS = {"lr": 5e-4, "prompts": 16, "max_actions": 32}  # knobs that suit a m
 LESSONS: dict[str, dict[str, Any]] = {
     "base": {"shares": SHARES, "slips": SLIPS, "unseen": ("shift",), "proper": 0.7, "examples": 52_000},
     "strong": {"shares": {**SHARES, "shift": 3}, "examples": 64_000},  # a teacher: properly taught, every kind
-    "privileged": {"shares": {"worked": 1}, "slips": {"worked": 0.64}, "told": 0.35, "proper": 0.5, "examples": 20_000},  # reads a solution
+    "privileged": {"shares": {"worked": 1}, "slips": {"worked": 0.64}, "told": 0.5, "proper": 0.5, "examples": 20_000},  # reads a solution
+    "long": {"shares": {"long": 1}, "slips": {"long": 0.5}, "proper": 0.7, "examples": 16_000},  # answers of up to 38 characters
 }
 
 
 def tiny(name: str = "base", *, show: bool = True, **changes: Any) -> Any:
     """The embedded model as a CausalLM: ``base``; ``strong``, a teacher that was taught longer and without mistakes; ``privileged``,
-    which makes the mistakes of ``base`` on one kind, but not where it is told the solution.
+    which makes the mistakes of ``base`` on one kind, but not where it is told the solution; ``long``, for letters:long.
 
     name     one of these, with or without the prefix of model=tiny, model=tiny:strong.
 

@@ -54,6 +54,13 @@ def test_worked_chains_are_shown_in_one_hand_and_answered_in_another():
     assert Verifier().score([*right, *wrong], [item] * 6) == [1.0] * 3 + [0.0] * 3
 
 
+def test_long_chains_are_answered_at_length():
+    item, shape = by_hand("long", problem=("7+5-3*2",)), KINDS["long"]
+    assert shape.mark.join(shape.steps(("7+5-3*2",))) == "7+5=2;2-3=9;9*2=8;8" == shape.slip(("7+5-3*2",), Random(0), 0.0)
+    assert shape.slip(("7+5-3*2",), Random(0), 1.0) == "7+5=2;2-3=9;9*2=1;1"
+    assert Verifier().score(["7+5=2;2-3=9;9*2=8;8", "8", "7+5=2;2-3=9;9*2=1;1", "7+5=2;2-3=9;9*2=8"], [item] * 4) == [1.0, 1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_solutions_are_right_and_rejected_ones_wrong_at_every_level(kind, split):

@@ -5,7 +5,8 @@ operation. The typical mistake is to read ``*`` as ``+``; a long chain is right 
 matters which step is credited.
 
 ``worked`` is the same problems with solutions in another hand: every operation is copied before its value, ``7+5=2-3=9*2=8>8``.
-A pupil answers both in the short form, so that its demonstrations are not what it would write itself.
+A pupil answers both in the short form, so that its demonstrations are not what it would write itself. ``long`` is solved and answered
+at length, every operation with both of its numbers: ``7+5=2;2-3=9;9*2=8;8``, up to 38 characters.
 """
 
 from __future__ import annotations
@@ -57,3 +58,22 @@ chain = Kind(
 )
 
 worked = replace(chain, name="worked", steps=lambda problem: (_work(problem), _values(problem)[-1]))
+
+
+def _long(problem: Problem, random: Random | None = None, rate: float = 0.0) -> tuple[str, ...]:
+    text = problem[0]
+    before, steps = text[0], []
+    for place, value in zip(range(1, len(text), 2), _values(problem, random, rate), strict=True):
+        steps.append(f"{before}{text[place : place + 2]}={value}")
+        before = value
+    return (*steps, before)
+
+
+long = replace(
+    chain,
+    name="long",
+    steps=_long,
+    slip=lambda problem, random, rate: ";".join(_long(problem, random, rate)),
+    check=after(";"),
+    mark=";",
+)
