@@ -55,6 +55,7 @@ class State:
                 never changed in place.
     stage, round, step   number of the stage, of the round within it, and of all rounds together.
     metrics     of the present round.
+    tables      title → rows of results for people, of the latest round that measured any: texts, numbers and Intervals.
     """
 
     task: Task
@@ -72,6 +73,7 @@ class State:
     round: int = 0
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     _tally: dict[str, tuple[float, float]] = field(default_factory=dict)
     _drawn: Counter[str] = field(default_factory=Counter)
     _saved_optimizers: dict[str, Any] = field(default_factory=dict)  # resumed, and not yet asked for
