@@ -19,7 +19,7 @@ import numpy as np
 
 from quatrain.errors import QuatrainError
 
-METRICS, SAMPLES, TENSORBOARD = "metrics.jsonl", "samples.jsonl", "tensorboard"
+METRICS, SAMPLES, TENSORBOARD, TABLES = "metrics.jsonl", "samples.jsonl", "tensorboard", "tables.json"
 
 
 class JsonLines:
@@ -170,6 +170,28 @@ class SamplesLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def write_tables(folder: str | Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:
+    """Write ``tables.json``: title → rows, column → a text, a number, or [value, low, high] for an interval.
+
+    The file is replaced whole or not at all.
+    """
+    path = Path(folder) / TABLES
+    temporary = path.with_name(path.name + ".partial")
+    rows = {title: [{name: _cell(value) for name, value in row.items()} for row in table] for title, table in tables.items()}
+    try:
+        temporary.write_text(json.dumps(rows, ensure_ascii=False, allow_nan=False, indent=1), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def _cell(value: Any) -> Any:
+    if hasattr(value, "low"):
+        return [_cell(value.value), _cell(value.low), _cell(value.high)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
