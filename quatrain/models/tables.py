@@ -83,7 +83,7 @@ class TableCritic:
         return copy.deepcopy(self)
 
 
-class TableActionValues:
+class TableChoiceValues:
     """Q(s, ·) of H policies from a table [H, S, V], at the rows ``states`` [N, T+1] of the role's context."""
 
     def __init__(self, values: Tensor):
@@ -93,15 +93,18 @@ class TableActionValues:
         """[N, T+1, H, V]."""
         return self.module.values[:, rows_of(batch, role)].permute(1, 2, 0, 3)
 
-    def clone(self) -> TableActionValues:
+    def clone(self) -> TableChoiceValues:
         return copy.deepcopy(self)
 
 
 def rows_of(batch: Batch, role: str = "policy") -> Tensor:
-    """[N, T+1] the table's row of every state. Raises QuatrainError for a batch that was not made of numbered states."""
+    """[N, T+1] the table's row of every state. Raises QuatrainError for a batch that was not made of numbered states.
+
+    A trimmed batch may carry more of them than it has actions: the first T+1 are its own.
+    """
     if "states" not in batch.contexts.get(role, {}):
         raise QuatrainError("a table of values needs numbered states", given=f"contexts {sorted(batch.contexts)}", fix="task=tables:rtb")
-    return batch.contexts[role]["states"]
+    return batch.contexts[role]["states"][:, : batch.shape[1] + 1]
 
 
 @make_critic.register
