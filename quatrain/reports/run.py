@@ -1,6 +1,6 @@
 """Reports of what is on disk: one run, or several side by side.
 
-A run folder holds ``metrics.jsonl`` and, each if it was kept, ``samples.jsonl``, ``coefficients.json`` and ``run.json``:
+A run folder holds ``metrics.jsonl`` and, each if it was kept, ``samples.jsonl``, ``coefficients.json``, ``tables.json`` and ``run.json``:
 
     {"name": "grpo", "task": "addition", "model": "tiny", "seed": 0, "explain": "the recipe in words", "config": {…},
      "versions": {…}, "machine": {…}, "date": "…"}
@@ -26,6 +26,7 @@ from quatrain.reports.coefficients import ratio_curve_plot, read_coefficients, s
 from quatrain.reports.panels import Panel, grouped
 from quatrain.reports.plots import curves_plot, seed_band
 from quatrain.reports.table import Estimate
+from quatrain.reports.tables import tables_html
 from quatrain.training.live import duration, short
 from quatrain.training.logging import METRICS, SAMPLES, read_metrics, read_records
 
@@ -80,6 +81,7 @@ def run_report(run_folder: str | Path, path: str | Path | None = None) -> Path:
     curves = {name: (steps.astype(float), values) for name, (steps, values) in run.history.items()}
     sections = [
         html.Section("Results", _results(run)),
+        *([html.Section("Measured", measured)] if (measured := tables_html(run.folder)) else []),
         html.Section("Learning curves", _plots(curves, marks)),
         html.Section("Sampled answers", _samples(run.samples)),
         html.Section("Recipe", html.text_block(str(run.facts.get("explain") or ""), empty="The run did not record its recipe in words.")),
