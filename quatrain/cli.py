@@ -27,6 +27,7 @@ RecipeName = Annotated[str, typer.Argument(metavar="NAME", help="a recipe, as in
 @app.command()
 def train(name: RecipeName, keys: Keys = None) -> None:
     """Train a policy: quatrain train grpo model=DIRECTORY task=gsm8k.jsonl reward=math lr=1e-6 steps=200."""
+    from quatrain.reports.tables import read_tables
     from quatrain.training.run import train as run
     from quatrain.training.settings import split_pairs
 
@@ -34,6 +35,8 @@ def train(name: RecipeName, keys: Keys = None) -> None:
     shown = ("accuracy", "return", "reward", "length", "entropy", "tokens")
     best = {key: value for key, value in result.metrics.items() if key in shown or key.startswith("pass@")}
     _show([{"recipe": name, **best, "seconds": result.seconds}])
+    for title, rows in read_tables(result.folder).items():
+        _show(rows, title)
     if result.interrupted:
         typer.echo(f"interrupted after step {result.state.step}; continue with: quatrain train {name} {' '.join(keys or [])} resume=true")
     typer.echo(f"model   {result.folder / 'model'}")
@@ -284,12 +287,14 @@ def demo(
     typer.echo(f"report  {run_demo(out, seed)}")
 
 
-def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+def _show(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> None:
     from rich.console import Console
 
     from quatrain.reports.table import results_table
 
-    Console().print(results_table(rows))
+    console = Console()
+    wide = console if title is None or console.is_terminal else Console(width=180)  # a file has no edge
+    wide.print(results_table(rows, title=title))
 
 
 def main(argv: list[str] | None = None) -> None:
