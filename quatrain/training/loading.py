@@ -36,14 +36,13 @@ def with_engine(policy: Policy, settings: Settings) -> Policy:
 
 def load_policy(name: str, task: Any, settings: Settings) -> Policy:
     """The policy that a name means: the task's own small network, the embedded language model, or a Hugging Face one."""
-    makes_networks = hasattr(task, "network")
-    if makes_networks and name in ("auto", "mlp"):
-        return task.network(seed=settings.seed)
-    if makes_networks or name == "mlp":
+    if hasattr(task, "network"):
+        from quatrain.models.control import control_policy
+
+        return control_policy(name, task, settings.seed)
+    if name == "mlp" or name.partition("?")[0] == "flow":
         raise QuatrainError(
-            "this model does not fit the task",
-            given=f"model={name} task={task.name}",
-            fix="model=mlp for gym: tasks, a language model for texts",
+            "this model does not fit the task", given=f"model={name} task={task.name}", fix="model=tiny or a language model for texts"
         )
     if name in ("auto", "tiny") and hasattr(getattr(task, "environment", None), "lessons"):
         from quatrain.tasks.apprentice import apprentice
