@@ -39,7 +39,7 @@ def jsd_entries(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
 
 
 def total(entries: Tensor, cap: float = math.inf) -> Tensor:
-    """[M] sum over the vocabulary; with a cap, of at most ``cap`` from each entry: it may then be negative.
+    """[M] sum over the vocabulary; with a cap, of at most ``cap`` from each entry: a KL, whose entries have signs, may then be negative.
 
     Infinite without gradient where an entry that is not capped is.
     """

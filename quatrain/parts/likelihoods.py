@@ -42,7 +42,7 @@ class Divergence:
     kind  ``reverse`` KL(π_θ‖π_to), ``forward`` KL(π_to‖π_θ), ``jsd`` the generalised Jensen–Shannon divergence.
     to    the model whose (frozen) distribution it reads.
     beta  of jsd: β KL(π_to‖m) + (1 − β) KL(π_θ‖m), m = (1 − β) π_θ + β π_to; forward at 0, reverse at 1.
-    cap   the most that one entry of the vocabulary adds, above 0: the sum may then be negative.
+    cap   the most that one entry of the vocabulary adds, above 0: a KL may then be negative.
     top   only the likeliest entries of π_to, both normalised over them; 0: the whole vocabulary.
     """
 
