@@ -68,7 +68,7 @@ def test_a_lesson_may_tell_the_solution():
     lesson = Lesson(**{**LESSONS["privileged"], "examples": 2000})
     examples = list(corpus(lesson))
     told = [(prompt, text) for prompt, text in examples if prompt.startswith("solution: ")]
-    assert len(told) / 2000 == pytest.approx(0.35, abs=0.04)
+    assert len(told) / 2000 == pytest.approx(0.5, abs=0.04)
     for prompt, text in told:  # read in one hand, written in another
         solution, question = prompt.removeprefix("solution: ").split("\n")
         assert question[:3] == solution[:3] and solution.rsplit(">", 1)[1] == text.rsplit(">", 1)[-1]
@@ -164,4 +164,4 @@ def test_the_privileged_one_solves_what_it_is_told():
     items = task.starts("heldout", 0, 200)
     told = [replace(item, prompt=TOLD.format(solution=item.solution, prompt=item.prompt)) for item in items]
     alone, informed = (task.outcomes(policy, part, 1, Sampling(max_actions=16), seed=0).mean() for part in (items, told))
-    assert informed > 0.9 and 0.15 < alone < 0.6
+    assert informed > 0.9 and 0.1 < alone < 0.6
