@@ -32,7 +32,7 @@ def train(name: RecipeName, keys: Keys = None) -> None:
     from quatrain.training.settings import split_pairs
 
     result = run(name, **split_pairs(keys or []))
-    shown = ("accuracy", "return", "reward", "length", "entropy", "tokens")
+    shown = ("accuracy", "success", "return", "reward", "length", "entropy", "tokens")
     best = {key: value for key, value in result.metrics.items() if key in shown or key.startswith("pass@")}
     _show([{"recipe": name, **best, "seconds": result.seconds}])
     for title, rows in read_tables(result.folder).items():

@@ -24,7 +24,7 @@ from quatrain.evaluation.statistics import (
 from quatrain.reports.table import Estimate
 from quatrain.training.logging import METRICS, read_records
 
-METRIC_NAMES = ("accuracy", "return", "heldout/reward", "reward")
+METRIC_NAMES = ("accuracy", "success", "return", "heldout/reward", "reward")
 CLIMB = 0.9  # of the first arm's rise: the target where none is given
 
 

@@ -42,7 +42,7 @@ class Apprenticeship:
     heads: int = 4
     groups: int = 2
     examples: int = 3000
-    rows: int = 32
+    rows: int = 24
     rate: float = 4e-3
     seed: int = 0
 

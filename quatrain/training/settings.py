@@ -17,7 +17,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field("auto", description="a directory or name, tiny[:strong], tiny-diffusion, mlp for control; auto fits the task")
-    task: str = Field("letters", description="letters[:kind], a JSONL or Parquet file, a data set's name, reasoning_gym:name, gym:EnvId")
+    task: str = Field(
+        "letters",
+        description="letters[:kind], grid, toolworld, file.py:Environment, a JSONL or Parquet file, a data set's name, "
+        "reasoning_gym:name, gym:EnvId",
+    )
     reward: str | None = Field(
         None, description="exact, math, a weighted sum such as math+0.1*format, or file.py:function; default: the task's own"
     )

@@ -17,8 +17,8 @@ from quatrain.tasks.embedded import tokenizer
 from quatrain.tasks.loading import load_task
 from tests.tiny_models import tiny_model
 
-TABLE = "".join({"b": "g", "g": "t"}.get(key, "z") for key in "abcdefghijklmnopqrstuvwxyz")
-QUESTION = Question("b2", "bgt", "t", TABLE, "bg", 7)
+TABLE = "".join({"b": "g", "g": "h"}.get(key, "a") for key in "abcdefghijkl")
+QUESTION = Question("b2", "bgh", "h", TABLE, "bg", 7)
 
 
 @cache
@@ -38,7 +38,8 @@ def policy() -> CausalLM:
         ("", "write tool(argument)"),
         ("find(b)\n", "no tool find"),
         ("ask(b)\n", "no tool ask"),
-        ("look(bg)\n", "look takes a letter"),
+        ("look(bg)\n", "look takes a letter from a to l"),
+        ("look(z)\n", "look takes a letter from a to l"),
         ("calc(1+)\n", "calc takes a+b, a-b or a*b"),
         ("calc(99999+1)\n", "calc takes a+b, a-b or a*b"),
         ("say(?)\n", "say takes a letter or a number"),
@@ -59,7 +60,7 @@ def test_an_episode_alone_by_hand():
     assert not {entry[0] for entry in entries} & set("g") and first.observation == world.step(first.state, "look(b)\n").observation
     assert first.state.found == (("b", "g"),) and world.expert(first.state) == "look(g)\n"
     second = world.step(first.state, "look(g)\n")
-    right, wrong = world.step(second.state, "say(t)\n"), world.step(second.state, "say(g)\n")
+    right, wrong = world.step(second.state, "say(h)\n"), world.step(second.state, "say(g)\n")
     assert (right.reward, right.ended, wrong.reward, wrong.ended) == (1.0, True, 0.0, True)
 
 
@@ -101,30 +102,30 @@ def test_the_expert_is_right_and_everything_can_be_read(options: str):
     assert not (shown.actions == unknown).any() and not (shown.contexts["policy"]["tokens"] == unknown).any()
     answers = zip(shown.notes["completion"], shown.notes["answer"], strict=True)
     assert all(text.endswith(f"say({answer})\n") for text, answer in answers)
-    assert len({start.state.question.content for start in task.starts("train", 0, 50)}) > 40
+    assert len({start.state.question.content for start in task.starts("train", 0, 50)}) > 30
 
 
 def test_one_agent_has_no_room_for_what_a_team_reads():
-    """60 noisy tokens twice do not fit into a context of 128; a worker's one answer does."""
-    for options, kept in (("noise=15", 0), ("noise=15&agents=team", 8), ("noise=4", 8)):
+    """44 noisy tokens twice do not fit into a context of 96; a worker's one answer does."""
+    for options, kept in (("noise=10", 0), ("noise=10&agents=team", 8), ("noise=4", 8)):
         task = load_task(f"toolworld?{options}")
         assert int((task.demonstrations(policy(), task.starts("train", 0, 8))["role"] == 0).sum()) == kept
 
 
 def test_no_question_is_in_both_splits():
-    world = Toolworld(hops=1)
+    world = Toolworld(hops=2)
     train, held = ({world.start(split, index).state.question.content for index in range(300)} for split in ("train", "heldout"))
     assert not train & held and len(held) > 50 and Toolworld(seed=1).start("train", 0) != Toolworld().start("train", 0)
 
 
 def test_slips_are_well_formed():
-    for found in ({}, {"b": "g"}, {"b": "g", "g": "t"}):
+    for found in ({}, {"b": "g"}, {"b": "g", "g": "h"}):
         right = next_call("a", QUESTION, found)
         wrong = {wrong_call("a", QUESTION, found, Random(seed)) for seed in range(40)}
-        assert len(wrong) > 10 and all(isinstance(parse_call(text, ("look", "say")), Call) for text in wrong)
+        assert len(wrong) > 8 and all(isinstance(parse_call(text, ("look", "say")), Call) for text in wrong)
         assert {text.partition("(")[0] for text in wrong} == {right.partition("(")[0]}
     assert Toolworld().slip(Desk("w", QUESTION), Random(0)).startswith("look(")
-    sums = Question("b+c", "", "", "5" * 26, "bc", 0)
+    sums = Question("b+c", "", "", "5" * 12, "bc", 0)
     assert isinstance(parse_call(wrong_call("a", sums, {"b": "5", "c": "5"}, Random(0)), ("calc",)), Call)
 
 

@@ -1,9 +1,9 @@
 """The *toolworld* laboratory: questions that need tools, typed calls, long noisy answers, and a sub-agent to read them.
 
     a:b2         alone: follow b two links          p:b2       a planner with the same question
-    look(b)      d-k b=g m-c r-f                    ask(b)     g          (a worker's episode lies in between: w:b, look(b), …, say(g))
-    look(g)      o-a g=t s-g                        ask(g)     t
-    say(t)                                          say(t)
+    look(b)      d-k b=g l-c j-f                    ask(b)     g          (a worker's episode lies in between: w:b, look(b), …, say(g))
+    look(g)      c-a g=h a-g                        ask(g)     h
+    say(h)                                          say(h)
 
 What was asked for has ``=``, what is no longer true has ``-``.
 
@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from random import Random
-from string import ascii_lowercase
 from typing import Literal
 
 from quatrain.environments.text import Limits, Start, Step
 from quatrain.environments.toolworld.calls import Call, calculate, parse_call
-from quatrain.environments.toolworld.questions import KINDS, Question, next_call, wrong_call
+from quatrain.environments.toolworld.questions import KEYS, KINDS, Question, next_call, wrong_call
 from quatrain.errors import QuatrainError, nearest
 from quatrain.tasks.hashing import mix, text_hash
 
@@ -43,7 +42,7 @@ class Toolworld:
 
     agents   ``alone``: who is asked looks up; ``team``: who is asked has workers for it; a worker sees one key and looks it up.
     kind     ``hops``: follow as many links as ``hops`` says; ``sum``: add two digits.
-    noise    entries in a looked-up answer that are no longer true: a number, or a range ``6-15`` of which one is drawn per answer.
+    noise    entries in a looked-up answer that are no longer true: a number, or a range ``4-10`` of which one is drawn per answer.
              An entry is 4 characters.
     context  tokens that the policy can see at a time, ``Limits.context``.
     """
@@ -51,8 +50,8 @@ class Toolworld:
     agents: Literal["alone", "team"] = "alone"
     kind: Literal["hops", "sum"] = "hops"
     hops: int = 2
-    noise: int | str = "6-15"
-    context: int = 128
+    noise: int | str = "4-10"
+    context: int = 96
     seed: int = 0
     stop: tuple[str, ...] = field(default=("\n",), init=False)
     lessons = ("toolworld?noise=0-4", "toolworld?agents=team&noise=0-4", "toolworld", "toolworld?agents=team")  # what its beginner is shown
@@ -74,7 +73,7 @@ class Toolworld:
         """The fewest and the most entries that are no longer true."""
         low, _, high = str(self.noise).partition("-")
         if not low.isdigit() or not (high or low).isdigit():
-            raise QuatrainError("noise is a number of entries or a range", given=self.noise, expected="noise=8, noise=6-15")
+            raise QuatrainError("noise is a number of entries or a range", given=self.noise, expected="noise=8, noise=4-10")
         return int(low), int(high or low)
 
     @property
@@ -128,8 +127,8 @@ class Toolworld:
         """The entry among others; the same one for the same key."""
         low, high = self.range
         random = Random(mix(question.noise_seed, text_hash(key)))
-        others = random.sample([letter for letter in question.others if letter != key], random.randint(low, high))
-        values = "0123456789" if question.is_digits else ascii_lowercase
+        others = random.choices([letter for letter in question.others if letter != key], k=random.randint(low, high))
+        values = "0123456789" if question.is_digits else KEYS
         entries = [f"{other}-{random.choice(values)}" for other in others]
         entries.insert(random.randint(0, len(entries)), f"{key}={value}")
         return " ".join(entries) + "\n"

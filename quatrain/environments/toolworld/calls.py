@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TYPES = {  # tool → (what its argument looks like, in words)
-    "look": (re.compile("[a-z]"), "a letter"),
-    "ask": (re.compile("[a-z]"), "a letter"),
+    "look": (re.compile("[a-l]"), "a letter from a to l"),
+    "ask": (re.compile("[a-l]"), "a letter from a to l"),
     "calc": (re.compile(r"\d{1,4}[-+*]\d{1,4}"), "a+b, a-b or a*b"),
     "say": (re.compile(r"[a-z]|-?\d{1,8}"), "a letter or a number"),
 }
@@ -27,7 +27,7 @@ def parse_call(text: str, tools: Sequence[str]) -> Call | str:
     >>> parse_call("look(b)\\n", ("look", "say"))
     Call(tool='look', argument='b')
     >>> [parse_call(text, ("look", "say")) for text in ("look b", "calc(1+2)", "look(7)")]
-    ['write tool(argument)', 'no tool calc', 'look takes a letter']
+    ['write tool(argument)', 'no tool calc', 'look takes a letter from a to l']
     """
     found = CALL.fullmatch(text)
     if found is None:

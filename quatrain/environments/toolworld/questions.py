@@ -1,4 +1,4 @@
-"""The questions of toolworld over a table of 26 keys: how one is drawn, what to call next, and what a pupil calls by mistake."""
+"""The questions of toolworld over a table of twelve keys: how one is drawn, what to call next, and what a pupil calls by mistake."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
-from string import ascii_lowercase
+
+KEYS = "abcdefghijkl"  # few enough that a beginner learns in seconds to find one of them
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Question:
     """text       as the policy sees it: ``b2`` (two links from b), ``b+c``; a worker's: a key.
     content    what decides the split.
     answer     what ends the episode well.
-    table      the values of a … z.
+    table      the values of the keys, in order.
     asked      the keys that a right way looks up; no other answer names them as keys.
     noise_seed  of what stands around an entry.
     """
@@ -27,7 +28,7 @@ class Question:
     noise_seed: int
 
     def value(self, key: str) -> str:
-        return self.table[ascii_lowercase.index(key)]
+        return self.table[KEYS.index(key)]
 
     @property
     def is_digits(self) -> bool:
@@ -36,22 +37,22 @@ class Question:
     @property
     def others(self) -> str:
         """Keys that may stand around an entry."""
-        return "".join(letter for letter in ascii_lowercase if letter not in self.asked)
+        return "".join(letter for letter in KEYS if letter not in self.asked)
 
 
 def hops(random: Random, count: int) -> Question:
     """Follow ``count`` links; the keys on the way are different."""
-    chain = "".join(random.sample(ascii_lowercase, count + 1))
+    chain = "".join(random.sample(KEYS, count + 1))
     links = dict(pairwise(chain))
-    table = "".join(links.get(key) or random.choice(ascii_lowercase) for key in ascii_lowercase)
+    table = "".join(links.get(key) or random.choice(KEYS) for key in KEYS)
     return Question(f"{chain[0]}{count}", chain, chain[-1], table, chain[:-1], random.getrandbits(62))
 
 
 def total(random: Random, count: int) -> Question:
     """Look two digits up and add them."""
-    table = "".join(random.choice("0123456789") for _ in ascii_lowercase)
-    first, second = random.sample(ascii_lowercase, 2)
-    a, b = (table[ascii_lowercase.index(key)] for key in (first, second))
+    table = "".join(random.choice("0123456789") for _ in KEYS)
+    first, second = random.sample(KEYS, 2)
+    a, b = (table[KEYS.index(key)] for key in (first, second))
     return Question(f"{first}+{second}", f"{first}{a}+{second}{b}", str(int(a) + int(b)), table, first + second, random.getrandbits(62))
 
 
@@ -81,5 +82,5 @@ def wrong_call(role: str, question: Question, found: Mapping[str, str], random: 
     """The right call with another argument of the same type."""
     tool, _, argument = next_call(role, question, found).partition("(")
     argument = argument[:-1]
-    other = random.choice("0123456789" if argument[0].isdigit() else ascii_lowercase)
+    other = random.choice("0123456789" if argument[0].isdigit() else KEYS)
     return f"{tool}({other}+{other})" if "+" in argument else f"{tool}({other})"

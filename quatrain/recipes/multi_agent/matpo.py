@@ -54,9 +54,9 @@ claim(
         "grpo": Arm("grpo", "grpo", {"task": ALONE, "kl": 0.0}),
         "frozen": Arm("frozen", "matpo", {"task": TEAM, "workers": "frozen"}),
     },
-    settings={"model": "tiny", "steps": 60, "prompts": 8, "eval_count": 128, "eval_every": 30},
+    settings={"model": "tiny", "steps": 40, "prompts": 8, "eval_count": 128, "eval_every": 20},
     metric="success",
-    stand_in="a character model of 0.2 million parameters that looks two links up in a table, answers of 28 to 64 tokens and a context "
-    "of 128, for a model of 14 billion parameters with a search tool",
+    stand_in="a character model of 0.2 million parameters that looks two links up in a table, answers of 20 to 44 tokens and a context "
+    "of 96, for a model of 14 billion parameters with a search tool",
     why="A planner's two questions are fixed by its task: that it must learn to divide one is not tested.",
 )
