@@ -19,7 +19,7 @@ BOUNDS = ("boundary", "joint")
 
 def cosines(
     seed: int,
-    task: str = "letters:reverse+chain?levels=1-3",
+    task: Any = "letters:reverse+sort+chain?levels=1-4",
     prompts: int = 6,
     repeats: int = 4,
     reference: int = 256,
@@ -39,10 +39,10 @@ def cosines(
     steps = {bound: make("bgpo-dllm", bound=bound).stages[0].steps for bound in BOUNDS}
     knobs = {"prompts": prompts, "max_actions": policy.unmasking.canvas, "lr": 5e-4, "micro_tokens": 16384}
     fits = {bound: resolve(fit, knobs) for bound, (_, fit) in steps.items()}
-    state = State(letters(task, seed=seed), {"policy": policy.clone()}, seed, knobs=knobs)
+    state = State(letters(task, seed=seed) if isinstance(task, str) else task, {"policy": policy.clone()}, seed, knobs=knobs)
     batch = resolve(steps["joint"][0].source, knobs)(state)
     trained = State(state.task, {"policy": policy}, seed, knobs=knobs)
-    state.stores["fresh"] = trained.stores["fresh"] = MaskDraws(8)(state, batch)
+    state.stores["fresh"] = trained.stores["fresh"] = resolve(MaskDraws(8), knobs)(state, batch)
     for _ in range(updates):
         fits["boundary"](trained)
 

@@ -70,7 +70,7 @@ claim(
         "elbo-2": "bgpo-dllm:draws=2,bound=joint,minibatches=4",
         "diffu": diffu_grpo,
     },
-    settings={"task": "letters:reverse+chain?levels=1-3", "model": "tiny-diffusion", "steps": 30, "prompts": 16, "eval_count": 256},
+    settings={"task": "letters:reverse+sort+chain?levels=1-4", "model": "tiny-diffusion", "steps": 30, "prompts": 16, "eval_count": 256},
     stand_in="a masked-diffusion character model of 0.2 million parameters on letter problems, for LLaDA-8B on mathematics and code",
     why="Arms have equal updates; draws cost forwards that the ledger counts apart (tokens/scored). Canvases have 12 positions: one "
     "draw is a smaller part of a bound over hundreds of tokens.",
