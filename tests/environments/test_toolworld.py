@@ -58,6 +58,10 @@ def test_an_episode_alone_by_hand():
     entries = first.observation.split()
     assert entries.count("b=g") == 1 and len(entries) == 4 and sum("-" in entry for entry in entries) == 3
     assert not {entry[0] for entry in entries} & set("g") and first.observation == world.step(first.state, "look(b)\n").observation
+    assert entries[-1] == "b=g"
+    places = [Toolworld(place="anywhere").start("train", index).state for index in range(9)]
+    texts = [Toolworld(place="anywhere").step(desk, f"look({desk.question.text[0]})\n").observation.split() for desk in places]
+    assert len({["=" in entry for entry in text].index(True) for text in texts}) > 2
     assert first.state.found == (("b", "g"),) and world.expert(first.state) == "look(g)\n"
     second = world.step(first.state, "look(g)\n")
     right, wrong = world.step(second.state, "say(h)\n"), world.step(second.state, "say(g)\n")
@@ -140,6 +144,7 @@ def test_impossible_worlds_are_refused():
     for wrong, message in (
         ({"agents": "crowd"}, "no such agents"),
         ({"kind": "hop"}, "did you mean 'hops'"),
+        ({"place": "first"}, "no such place"),
         ({"noise": "many"}, "noise is a number"),
         ({"noise": "9-3"}, "cannot be"),
         ({"hops": 0}, "cannot be"),

@@ -1,8 +1,8 @@
 """The *toolworld* laboratory: questions that need tools, typed calls, long noisy answers, and a sub-agent to read them.
 
     a:b2         alone: follow b two links          p:b2       a planner with the same question
-    look(b)      d-k b=g l-c j-f                    ask(b)     g          (a worker's episode lies in between: w:b, look(b), …, say(g))
-    look(g)      c-a g=h a-g                        ask(g)     h
+    look(b)      d-k l-c j-f b=g                    ask(b)     g          (a worker's episode lies in between: w:b, look(b), …, say(g))
+    look(g)      c-a a-g g=h                        ask(g)     h
     say(h)                                          say(h)
 
 What was asked for has ``=``, what is no longer true has ``-``.
@@ -44,6 +44,7 @@ class Toolworld:
     kind     ``hops``: follow as many links as ``hops`` says; ``sum``: add two digits.
     noise    entries in a looked-up answer that are no longer true: a number, or a range ``4-10`` of which one is drawn per answer.
              An entry is 4 characters.
+    place    where what was asked for stands among them: ``last`` is found by a beginner who was taught for seconds, ``anywhere`` is not.
     context  tokens that the policy can see at a time, ``Limits.context``.
     """
 
@@ -51,13 +52,14 @@ class Toolworld:
     kind: Literal["hops", "sum"] = "hops"
     hops: int = 2
     noise: int | str = "4-10"
+    place: Literal["last", "anywhere"] = "last"
     context: int = 96
     seed: int = 0
     stop: tuple[str, ...] = field(default=("\n",), init=False)
     lessons = ("toolworld?noise=0-4", "toolworld?agents=team&noise=0-4", "toolworld", "toolworld?agents=team")  # what its beginner is shown
 
     def __post_init__(self) -> None:
-        for name, known in (("agents", ("alone", "team")), ("kind", tuple(KINDS))):
+        for name, known in (("agents", ("alone", "team")), ("kind", tuple(KINDS)), ("place", ("last", "anywhere"))):
             if getattr(self, name) not in known:
                 raise QuatrainError(
                     f"toolworld has no such {name}", given=getattr(self, name), fix=nearest(str(getattr(self, name)), known)
@@ -120,7 +122,7 @@ class Toolworld:
         return next_call(state.role, state.question, dict(state.found)) + "\n"
 
     def slip(self, state: Desk, random: Random) -> str:
-        """The typical mistake in place of the next call: a wrong key, a neighbour's value."""
+        """The typical mistake in place of the next call: another argument."""
         return wrong_call(state.role, state.question, dict(state.found), random) + "\n"
 
     def _noisy(self, question: Question, key: str, value: str) -> str:
@@ -130,5 +132,5 @@ class Toolworld:
         others = random.choices([letter for letter in question.others if letter != key], k=random.randint(low, high))
         values = "0123456789" if question.is_digits else KEYS
         entries = [f"{other}-{random.choice(values)}" for other in others]
-        entries.insert(random.randint(0, len(entries)), f"{key}={value}")
+        entries.insert(len(entries) if self.place == "last" else random.randint(0, len(entries)), f"{key}={value}")
         return " ".join(entries) + "\n"
