@@ -184,6 +184,8 @@ def start(name: str, options: dict, seed: int = 0) -> tuple[Recipe, State]:
     recipe = make(name, **options, **several)
     if "critic" in recipe.models:
         recipe = recipe.with_models(critic=Given("critic"))
+    if "teacher" in recipe.models:  # a table has one context: a teacher that is told more is another table
+        recipe = recipe.with_models(teacher=Given("teacher"))
     if "q" in recipe.models:
         recipe = recipe.with_models(q=Given("q"))
     knobs = {"steps": 3, "prompts": 8, "lr": 0.1, "max_actions": 3, "micro_tokens": 20}
