@@ -91,7 +91,9 @@ class TableChoiceValues:
 
     def values(self, batch: Batch, role: str = "policy") -> Tensor:
         """[N, T+1, H, V]."""
-        return self.module.values[:, rows_of(batch, role)].permute(1, 2, 0, 3)
+        heads, rows, choices = self.module.values.shape
+        wide = self.module.values.transpose(0, 1).reshape(rows, heads * choices)
+        return nn.functional.embedding(rows_of(batch, role), wide).unflatten(-1, (heads, choices))
 
     def clone(self) -> TableChoiceValues:
         return copy.deepcopy(self)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quatrain.batch import Batch
-from quatrain.evaluation.off_policy.cumulative import Summary, as_cdf, doubly_robust_cdf, importance_cdf, summary
+from quatrain.evaluation.off_policy.cumulative import Summary, doubly_robust_cdf, importance_cdf, summary
 from quatrain.evaluation.off_policy.estimators import (
     corrected,
     direct,
@@ -110,7 +110,7 @@ def contributions(logs: Logs, policy: Tensor, q: Tensor, discount: float = 1.0, 
 
 
 def distributions(logs: Logs, policy: Tensor, q: Tensor, grid: Tensor, width: float = 0.0) -> dict[str, Tensor]:
-    """Estimator → F̂ [M] of the undiscounted return of one policy [S, V], each made a CDF.
+    """Estimator → F̂ [M] of the undiscounted return of one policy [S, V], as estimated: ``summary`` makes CDFs of them.
 
     The model of ``tdr`` is a normal distribution about q(s_0, a_0) [S, V] with standard deviation ``width``; 0, as in the paper's code, is
     a step there.
@@ -122,14 +122,13 @@ def distributions(logs: Logs, policy: Tensor, q: Tensor, grid: Tensor, width: fl
     model = (gap / width / 2**0.5).erf() / 2 + 0.5 if width else (gap >= 0).double()
     expected = (policy[first][..., None] * model).sum(1)
     model = model[torch.arange(len(first)), logs.actions[:, 0]]
-    raw = {
+    return {
         "dm": expected.mean(0),
         "tis": importance_cdf(weight, returns, grid),
         "tdr": doubly_robust_cdf(weight, returns, grid, model, expected),
         "sn-tis": importance_cdf(weight, returns, grid, normalise=True),
         "sn-tdr": doubly_robust_cdf(weight, returns, grid, model, expected, normalise=True),
     }
-    return {name: as_cdf(values) for name, values in raw.items()}
 
 
 def choice(estimates: Tensor, true: Tensor, baseline: float, k: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ TITLE = "SCOPE-RL: A Python Library for Offline Reinforcement Learning and Off-P
 
 
 @recipe("scope-rl", family="evaluation", title=TITLE, paper="2311.18206")
-def scope_rl(discount: float = 1.0, k: int = 3, alpha: float = 0.25, interval: str = "student", epochs: int = 25) -> Recipe:
+def scope_rl(discount: float = 1.0, k: int = 3, alpha: float = 0.25, interval: str = "student", epochs: int = 12) -> Recipe:
     """Off-policy evaluation and selection: what candidate policies are worth, from another policy's log. The policy does not learn.
 
     Ĵ_TIS = 1/n Σ_i w_{0:T−1} Σ_t γ^t r_t,   Ĵ_DR = 1/n Σ_i Σ_t γ^t [w_{0:t} (r_t − Q̂) + w_{0:t−1} E_π Q̂],   w = Π π/π_b
