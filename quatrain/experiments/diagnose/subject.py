@@ -231,7 +231,9 @@ def make_subject(recipe: Recipe, scene: Scene, draws: int | None = None) -> Subj
     single = group == 1
     policy = TablePolicy(scene.table)
     late = {getattr(step, "target", None) for stage in recipe.stages for step in stage.all_steps()} - {"reference"} | {"old"}
-    others = {name: other_model(spec, scene, fit, name in late) for name, spec in recipe.models.items()}
+    # A table has one context: a self that teaches because it is told more is the problem's teacher.
+    specs = {name: Given(name) if name == "teacher" else spec for name, spec in recipe.models.items()}
+    others = {name: other_model(spec, scene, fit, name in late) for name, spec in specs.items()}
     size = draws or (group if not single else 1 if isinstance(collect.source, Pairs) else 8)
     return Subject(recipe, scene, collect, fit, size, single, policy, others)
 
