@@ -56,12 +56,11 @@ class Branched:
         """
         block = max(1, (self.policy.max_rows or len(seeds)) // group)  # trees that grow at the same time
         parts = [slice(start, start + block) for start in range(0, len(prompts), block)]
-        return Batch.cat(
-            [self._grown(prompts[part], group, sampling, seeds[part.start * group : part.stop * group]) for part in parts],
-        )
+        return Batch.cat([self._grown(prompts[part], group, sampling, seeds[part.start * group : part.stop * group]) for part in parts])
 
     def _grown(self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seeds: Tensor) -> Batch:
         keys, decoding = seeds.tolist(), self.policy.decoding(sampling)
+        decoding.room = None  # all paths stand at a boundary when they branch: none of them waits
         trees = [Tree(self.plan, range(k * group, (k + 1) * group), mix(keys[k * group], 0)) for k in range(len(prompts))]
         ids = dict(zip(range(0, len(keys), group), decoding.admit(prompts, seeds[::group]), strict=True))  # slot → row
         while going := [path for tree in trees for path in tree.going]:

@@ -135,16 +135,15 @@ def test_a_leafs_log_probabilities_are_those_of_its_sequence_alone(sampling: dic
     assert sampling or len(lineage(batch)[0]) == 4
 
 
-def test_rows_at_a_time_change_nothing():
+@pytest.mark.parametrize("rows", [8, 3])
+def test_rows_at_a_time_change_nothing(rows: int):
     model = policy()
     whole = leaves(model)
-    model.max_rows = 8
+    model.max_rows = rows
     parts = leaves(model)
     assert torch.equal(parts.actions, whole.actions) and torch.equal(parts["node"], whole["node"])
-    assert torch.equal(
-        parts.contexts["policy"]["tokens"][parts.contexts["policy"]["mask"]],
-        whole.contexts["policy"]["tokens"][whole.contexts["policy"]["mask"]],
-    )
+    one, other = (batch.contexts["policy"] for batch in (parts, whole))
+    assert torch.equal(one["tokens"][one["mask"]], other["tokens"][other["mask"]])
 
 
 def test_equal_nodes_are_equal_beginnings():

@@ -59,6 +59,8 @@ def treepo(
     return plain.with_collect(source=source, edits=(*collect.edits, Nodes())).but(advantage=Centred(relative, scale=True))
 
 
+LONG = {"task": "letters:long?levels=4-5", "model": "tiny:long", "max_actions": 40, "group": 8, "first": 0}
+BUDGET = {"tokens": 90_000, "steps": 200, "prompts": 8, "lr": 1e-4, "eval_count": 512, "eval_every": 50}
 claim(
     "treepo",
     "beats",
@@ -70,18 +72,7 @@ claim(
         "root": "treepo:levels=root",
         "by size": "treepo:levels=size",
     },
-    settings={
-        "task": "letters:long?levels=4-5",
-        "model": "tiny:long",
-        "group": 8,
-        "first": 0,
-        "prompts": 16,
-        "max_actions": 40,
-        "steps": 200,
-        "tokens": 100_000,
-        "eval_count": 512,
-        "eval_every": 50,
-    },
+    settings={**LONG, **BUDGET},
     budget="tokens",
     stand_in="a character model of 0.2 million parameters and answers of 26 or 38 tokens in segments of 8 for a 7B model on mathematics in "
     "segments of 512; eight leaves for sixteen, two children from the root on",
