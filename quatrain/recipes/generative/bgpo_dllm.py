@@ -72,8 +72,8 @@ claim(
     },
     settings={"task": "letters:reverse+sort+chain?levels=1-4", "model": "tiny-diffusion", "steps": 30, "prompts": 16, "eval_count": 256},
     stand_in="a masked-diffusion character model of 0.2 million parameters on letter problems, for LLaDA-8B on mathematics and code",
-    why="Arms have equal updates; draws cost forwards that the ledger counts apart (tokens/scored). Canvases have 12 positions: one "
-    "draw is a smaller part of a bound over hundreds of tokens.",
+    why="Arms have equal updates; draws cost forwards that the ledger counts apart (tokens/scored). Canvases have 12 positions, where one "
+    "draw tells nearly as much as many; over hundreds of tokens it tells less. Arms are alike from the tenth step on.",
 )
 
 claim(
@@ -82,5 +82,6 @@ claim(
     "More mask draws bring BGPO's gradient nearer to that of 256 draws of the evidence bound's ratio.",
     arms=("correlation", *[f"{bound} {count}" for bound in ("boundary", "joint") for count in COUNTS]),
     measure=cosines,
+    smoke={"prompts": 2, "repeats": 1, "reference": 4},
     stand_in="the model, batch and problems of the claim above",
 )
