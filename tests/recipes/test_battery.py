@@ -49,6 +49,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"sampled": True},
     ],
     "papo": [{"base": "dapo", "kl": 0.0, "entropy": 0.03, "anneal": True, "wrong": 0.1}],
+    "pipeline-rl": [{"lag": 0, "cap": 1.0}],
     "ppo": [{"entropy": 0.01}],
     "ppo-ewma-async": [{"proxy": "snapshot"}, {"proxy": "async"}, {"proxy": "linear"}, {"proxy": "coupled"}],
     "reinforce": [{"baseline": False, "discount": 0.9}],
