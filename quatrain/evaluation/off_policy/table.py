@@ -112,8 +112,8 @@ def contributions(logs: Logs, policy: Tensor, q: Tensor, discount: float = 1.0, 
 def distributions(logs: Logs, policy: Tensor, q: Tensor, grid: Tensor, width: float = 0.0) -> dict[str, Tensor]:
     """Estimator → F̂ [M] of the undiscounted return of one policy [S, V], as estimated: ``summary`` makes CDFs of them.
 
-    The model of ``tdr`` is a normal distribution about q(s_0, a_0) [S, V] with standard deviation ``width``; 0, as in the paper's code, is
-    a step there.
+    The model of ``tdr`` is a normal distribution about q(s_0, a_0) [S, V] with standard deviation ``width``; 0 is a
+    step there (the library's code has one step for all actions, at V̂(s_0)).
     """
     policy, q = policy.double(), q.double()
     ratio = action_ratio(at_actions(policy, logs).clamp(min=1e-300).log(), logs.behaviour_logp, logs.mask)
@@ -184,8 +184,7 @@ class OffPolicyTable:
         state.tables["Estimated values"] = [{"estimator": "true value", **exact}, *rows]
         true, baseline = torch.tensor([*exact.values()]), state.task.value(state.models["policy"])
         choices = {
-            kind: choice(torch.tensor([spans[name][kind].value for name in self.candidates]), true, baseline, self.k)
-            for kind in kinds
+            kind: choice(torch.tensor([spans[name][kind].value for name in self.candidates]), true, baseline, self.k) for kind in kinds
         }
         state.tables["Choosing by estimates"] = [{"estimator": kind, **worth} for kind, worth in choices.items()]
         numbers |= {f"ope/{metric}/{kind}": value for kind, worth in choices.items() for metric, value in worth.items()}
