@@ -55,6 +55,7 @@ class Grid:
     hide: int = 0
     seed: int = 0
     stop: tuple[str, ...] = field(default=(), init=False)
+    slips = 0.6
     lessons = ("grid", "grid", "grid?size=3", "grid?walls=2")  # what the embedded model is shown
 
     def __post_init__(self) -> None:

@@ -69,7 +69,7 @@ class TextEnvironment(Protocol):
     Optional methods. ``expert(state) -> str``: the turn, stop text included, that somebody who knows would say: demonstrations.
     ``resume(state, told) -> Step``: what an episode that has called another becomes when that one has ended; ``told`` is its last
     observation, empty if it was cut. ``slip(state, random) -> str``: a typical mistake in place of the expert's turn, and ``lessons``,
-    the tasks that a beginner has seen: an environment with these two has an embedded model of its own.
+    the tasks that a beginner has seen: an environment with these two has an embedded model of its own; ``slips``: its share of mistakes.
     """
 
     limits: Limits

@@ -110,7 +110,8 @@ def apprentice(environment: Any, *, show: bool = True, **changes: Any) -> Any:
     from quatrain.models.causal_lm import CausalLM, quiet
     from quatrain.tasks.embedded import DEFAULTS, cached
 
-    lesson = Apprenticeship(**{"watched": tuple(environment.lessons), **changes})
+    asked = {"watched": tuple(environment.lessons), "slip": getattr(environment, "slips", Apprenticeship.slip)}
+    lesson = Apprenticeship(**{**asked, **changes})
     folder = cached(lesson, show=show, name=f"an apprentice of {lesson.watched[0]}", build=build)
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")

@@ -56,6 +56,7 @@ class Toolworld:
     context: int = 96
     seed: int = 0
     stop: tuple[str, ...] = field(default=("\n",), init=False)
+    slips = 0.2
     lessons = ("toolworld?noise=0-4", "toolworld?agents=team&noise=0-4", "toolworld", "toolworld?agents=team")  # what its beginner is shown
 
     def __post_init__(self) -> None:
