@@ -27,6 +27,8 @@ def scope_rl(discount: float = 1.0, k: int = 3, alpha: float = 0.25, interval: s
     estimator is worth. Marginal ratios are tabular. Candidates are relatives of the behaviour policy, from opposite to far sharper;
     the paper trains its own by offline reinforcement learning. The library's code cuts SharpeRatio@k off at 0, as here.
 
+    An interval is that of the mean over the log: it knows nothing of a bias, which is all that the direct method has wrong.
+
     On the behaviour policy itself every weight is 1 and all but the direct method are the mean return.
     """
     names = tuple(f"candidate{number}" for number in range(len(RELATIVES)))
