@@ -9,6 +9,7 @@ from typing import Any
 from quatrain.errors import QuatrainError
 from quatrain.estimator import Objective, Term
 from quatrain.knobs import Knob
+from quatrain.training.executors import synchronous
 from quatrain.training.recipe import Recipe
 from quatrain.training.steps import Repeat
 
@@ -62,7 +63,8 @@ def explain(recipe: Recipe, beside: Recipe | None = None) -> str:
         lines.append(f"  model {name}: {expression(model)}")
     lines += [f"  store {name}: {expression(store)}" for name, store in recipe.stores.items()]
     for number, stage in enumerate(recipe.stages):
-        lines.append(f"  stage {stage.name or number}: {expression(stage.rounds)} rounds")
+        order = "" if stage.executor is synchronous else f", {expression(stage.executor)}"
+        lines.append(f"  stage {stage.name or number}: {expression(stage.rounds)} rounds{order}")
         for step in stage.all_steps():
             if isinstance(step, Repeat):
                 lines.append(f"    {expression(step.times)} times over:")

@@ -16,7 +16,7 @@ def asynchronous(recipe: Recipe, refresh: int = 1, bits: int = 0) -> Recipe:
 
     ``behaviour_logp`` is the engine's (the rounded weights'), ``old_logp`` the trainer's own at the version that sampled, from an exact
     snapshot of it; ``version`` is that version, per action. Time is counted in rounds: nothing runs at the same time, so that a run
-    repeats itself. An answer is from one version: weights that change within an answer are not simulated.
+    repeats itself. An answer is from one version: for weights that change within an answer, and a clock, see ``executors.InFlight``.
 
     → the recipe itself for refresh = 1 and bits = 0.
     """
