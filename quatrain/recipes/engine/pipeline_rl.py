@@ -75,7 +75,8 @@ claim(
     },
     budget="simulated seconds",
     stand_in="a character model and answers of up to 13 tokens for reasoning chains of thousands; a clock in which a decoding step costs "
-    "20 ms and 0.3 ms for each row (of half the machine: 0.6), and a trained token 0.4 ms, for an engine and a trainer on separate GPUs; as many rows decoded for each share of the machine in all arms",
+    "20 ms and 0.3 ms for each row (of half the machine: 0.6), and a trained token 0.4 ms, for an engine and a trainer on separate GPUs; "
+    "as many rows decoded for each share of the machine in all arms",
     why="An answer of 13 tokens lasts about as long as one update, so that few weights arrive within it, and the tail of long answers "
     "that a synchronous engine waits for is short; how much time is saved is decided by the clock's constants.",
 )
