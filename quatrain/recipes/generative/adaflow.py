@@ -54,13 +54,17 @@ def imitation_then_ppo() -> Recipe:
 
 
 ARMS = {
-    "adaflow": Arm("adaflow", "adaflow", {"model": "flow?tolerance=0.1&steps=20"}),
+    "adaflow": Arm("adaflow", "adaflow", {"variant": "two-stage", "model": "flow?tolerance=0.2&steps=20"}),
     "one-step flow": Arm("one-step flow", "adaflow", {"variant": "plain", "model": "flow?tolerance=inf"}),
     "20-step flow": Arm("20-step flow", "adaflow", {"variant": "plain", "model": "flow?tolerance=0&steps=20"}),
     "20-step DDIM": Arm("20-step DDIM", "adaflow", {"variant": "plain", "model": "flow?path=cosine&tolerance=0&steps=20"}),
 }
-SETTINGS = {"task": "plane:route", "steps": 1500, "prompts": 24, "lr": 4e-3, "schedule": "cosine", "warmup": 20}
-EVALUATION = {"eval_count": 128, "eval_samples": 8, "eval_every": 0, "save_every": 0}
+SETTINGS = {"task": "plane:route", "steps": 400, "prompts": 24, "lr": 3e-3}
+SETTINGS |= {"eval_count": 128, "eval_samples": 8, "eval_every": 0, "save_every": 0}
+WHY = (
+    "The arms share the velocity (two stages): fitted at once with the spread, in as few updates as here, the likelihood of the spread "
+    "takes its weight from where the ways part, and the flow succeeds less often."
+)
 STAND_IN = "two dimensions, one obstacle with two ways round it and a scripted expert for the paper's manipulation tasks; an MLP of 128×2"
 
 
@@ -73,16 +77,17 @@ claim(
     "beats",
     "Where experts take either of two ways, AdaFlow succeeds more often than a flow of one step.",
     arms=arms("adaflow", "one-step flow"),
-    settings={**SETTINGS, **EVALUATION},
+    settings=SETTINGS,
     metric="success",
     stand_in=STAND_IN,
+    why=WHY,
 )
 claim(
     "adaflow.matches",
     "matches",
     "AdaFlow succeeds as often as a flow or a diffusion policy of twenty steps, within 0.1.",
     arms=arms("adaflow", "20-step flow", "20-step DDIM"),
-    settings={**SETTINGS, **EVALUATION},
+    settings=SETTINGS,
     metric="success",
     margin=0.1,
     stand_in=STAND_IN,
@@ -92,7 +97,7 @@ claim(
     "beats",
     "AdaFlow evaluates its network less often per decision than the policies of twenty steps.",
     arms=arms("adaflow", "20-step flow", "20-step DDIM"),
-    settings={**SETTINGS, **EVALUATION},
+    settings=SETTINGS,
     metric="evaluations",
     higher=False,
     stand_in=STAND_IN,
@@ -104,7 +109,7 @@ for name, other in (("grpo", imitation_then_grpo), ("ppo", imitation_then_ppo)):
         "beats",
         f"The unchanged {name} recipe lifts an imitating flow policy above where imitation left it, by its denoising steps.",
         arms={name: Arm(name, other, START), "imitation": Arm("imitation", "adaflow", {"variant": "plain", **START})},
-        settings={**SETTINGS, **EVALUATION, "steps": 400, "schedule": "constant"},
+        settings={**SETTINGS, "task": "plane:route?demonstrations=20", "steps": 100},
         metric="success",
         stand_in=STAND_IN,
     )
