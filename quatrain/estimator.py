@@ -26,13 +26,18 @@ from quatrain.parts.aggregations import token_mean
 from quatrain.parts.bounds import unbounded
 from quatrain.parts.denominators import Ratio
 from quatrain.parts.guides import guide_column, guides_of
-from quatrain.parts.likelihoods import Candidates, Entropy, LogProb
+from quatrain.parts.likelihoods import Candidates, CriticAlong, Entropy, LogProb
 from quatrain.parts.needs import is_live, is_pass_needed, needs_of
 from quatrain.parts.selections import every_action
 from quatrain.protocols import Policy, Statistic
 
 # What a part may read of the policy being trained, and the statistic that it is.
-CURRENT: dict[str, Statistic] = {"current_logp": LogProb(), "current_entropy": Entropy(), "current_top_logp": Candidates(1)}
+CURRENT: dict[str, Statistic] = {
+    "current_logp": LogProb(),
+    "current_entropy": Entropy(),
+    "current_top_logp": Candidates(1),
+    "current_q": CriticAlong(),
+}
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from quatrain.batch import Batch, group_index, group_sum
 from quatrain.errors import QuatrainError
-from quatrain.parts.needs import needs_of
+from quatrain.parts.needs import needs, needs_of
 
 
 def token_mean(batch: Batch, where: Tensor) -> Tensor:
@@ -91,3 +92,10 @@ class Over:
 
 def _rows(where: Tensor) -> Tensor:
     return where.any(1).sum().clamp(min=1)
+
+
+@needs("current_q")
+def value_scale(batch: Batch, where: Tensor) -> Tensor:
+    """1/Σ|Q|: a mean that is divided by the mean size of the critic's value (TD3+BC; Fujimoto & Gu 2021, eq. 5), a constant."""
+    w = where.double()
+    return w / torch.where(where, batch["current_q"].double(), 0.0).abs().sum().clamp(min=1e-8)

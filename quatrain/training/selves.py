@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,3 +52,14 @@ class Critic:
         from quatrain.models.critics import make_critic
 
         return make_critic(models[self.of], seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model that a function makes to fit another: ``Made(twin_critics)``. Under the name ``policy`` it takes the given one's place."""
+
+    make: Callable[[Any], Any]
+    of: str = "policy"
+
+    def __call__(self, models: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+        return self.make(models[self.of])
