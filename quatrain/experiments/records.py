@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quatrain.errors import QuatrainError
-from quatrain.experiments.claims import Claim
+from quatrain.experiments.claims import CLAIMS, Claim
 from quatrain.experiments.verdicts import Numbers, Verdict
 
 INTRODUCTION = """# Systems
@@ -70,13 +70,16 @@ def record(
 
 
 def read_records(results: str | Path | None = None) -> dict[str, dict[str, Any]]:
-    """Claim's name → its record. Raises QuatrainError if a file is damaged."""
+    """Claim's name → its record, with the reservation (``why``) that stands beside the claim today: it is often written after the run.
+
+    Raises QuatrainError if a file is damaged.
+    """
     folder = Path(results) if results else repository() / "results"
     found = {}
     for file in sorted(folder.glob("*.json")):
         try:
             value = json.loads(file.read_text())
-            found[value["id"]] = value
+            found[value["id"]] = value | ({"why": CLAIMS[value["id"]].why} if value["id"] in CLAIMS else {})
         except (ValueError, KeyError, TypeError) as error:
             raise QuatrainError("a recorded verdict is damaged", given=f"{file}: {error}", fix="delete it and reproduce again") from error
     return found

@@ -57,9 +57,10 @@ claim(
     "beats",
     "Where most groups are all right or all wrong, COPO keeps learning: it ends at a higher accuracy than GRPO and DAPO's resampling.",
     arms={"copo": "copo:group=6", "grpo": "grpo:kl=0,group=6", "dapo": "dapo:group=6"},
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings={"task": "letters", "model": "tiny", "steps": 400, "tokens": 150_000, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    budget="tokens",
     stand_in="a character model of 0.2 million parameters and letter problems of every level, most of which it always or never solves, for "
     "models of 3 and 7 billion parameters on mathematics",
-    why="Answers of a few characters agree by chance more often than the results of long derivations. DAPO's draws are not charged: arms "
-    "spend equal updates.",
+    why="Answers of a few characters agree by chance more often than the results of long derivations. All samples are charged: DAPO, "
+    "which draws until groups disagree, takes fewer updates.",
 )

@@ -54,6 +54,7 @@ claim(
     arms=("discovered-po:epochs=4,minibatches=4", "ppo:epochs=4,minibatches=4"),
     settings={"task": "gym:CartPole-v1", "steps": 15, "eval_count": 50, "eval_samples": 0, "eval_every": 5},
     metric="return",
+    seeds=20,
     stand_in="CartPole after 15 batches, before either has solved it, for Brax and MinAtar",
     why="The paper's claim is matching or exceeding PPO. CartPole has one easy behaviour and two actions: the clip rarely binds.",
 )

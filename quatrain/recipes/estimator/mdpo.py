@@ -69,6 +69,7 @@ claim(
     arms={"mdpo": "mdpo:epochs=10", "ppo": "ppo:epochs=10,minibatches=1", "one step": "mdpo:epochs=1"},
     settings={"task": "gym:CartPole-v1", "steps": 20, "eval_count": 50, "eval_samples": 0, "eval_every": 5},
     metric="return",
+    seeds=20,
     stand_in="CartPole with small networks for MuJoCo; the off-policy half (against SAC) and TRPO are left out",
     why="CartPole is solved by any of them in time: the return after 20 batches tells the speed, of one learning rate for all.",
 )

@@ -59,8 +59,9 @@ claim(
     "beats",
     "With four updates per batch RPG ends at a higher accuracy than GRPO and DAPO.",
     arms={"rpg": "rpg:group=8,minibatches=4", "grpo": "grpo:kl=0,minibatches=4", "dapo": "dapo:minibatches=4"},
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings={"task": "letters", "model": "tiny", "steps": 400, "tokens": 150_000, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    budget="tokens",
     stand_in="a character model of 0.2 million parameters and letter problems for models of 4 and 7 billion parameters on mathematics",
     why="At the paper's β = 1e-4 the penalty is small beside the reward: from DAPO it then differs in the standard deviation and the dual "
-    "clip. GRPO draws once per batch, the others up to four times: arms spend equal updates.",
+    "clip. RPG and DAPO draw up to four times per batch; all samples are charged.",
 )
