@@ -92,4 +92,5 @@ claim(
     settings=LABORATORY,
     budget="tokens",
     stand_in=STAND_IN,
+    why="How soon a moving teacher collapses depends on the learning rate, which is high here.",
 )

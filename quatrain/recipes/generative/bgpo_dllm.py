@@ -84,4 +84,5 @@ claim(
     measure=cosines,
     smoke={"prompts": 2, "repeats": 1, "reference": 4},
     stand_in="the model, batch and problems of the claim above",
+    why="Few groups of a batch this small have a signal, so that single cosines are noisy; the reference is the joint ratio's gradient.",
 )
