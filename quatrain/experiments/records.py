@@ -74,6 +74,9 @@ def read_records(results: str | Path | None = None) -> dict[str, dict[str, Any]]
 
     Raises QuatrainError if a file is damaged.
     """
+    from quatrain.training.registry import entries
+
+    entries()  # importing the recipes registers their claims
     folder = Path(results) if results else repository() / "results"
     found = {}
     for file in sorted(folder.glob("*.json")):
