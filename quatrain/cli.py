@@ -268,7 +268,7 @@ def report(
     out: Annotated[Path, typer.Option(help="where the atlas goes")] = Path("runs/atlas.html"),
 ) -> None:
     """Write a run's HTML report again, or the atlas of all systems."""
-    from quatrain.reports.atlas import write_atlas
+    from quatrain.experiments.atlas import write_atlas
     from quatrain.reports.run import run_report
 
     if atlas == (run is not None):

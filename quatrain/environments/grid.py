@@ -14,7 +14,7 @@ from random import Random
 
 from quatrain.environments.text import Limits, Start, Step
 from quatrain.errors import QuatrainError
-from quatrain.tasks.hashing import mix, text_hash
+from quatrain.seeds import mix, text_hash
 
 Place = tuple[int, int]
 MOVES: dict[str, Place] = {"l": (-1, 0), "r": (1, 0), "u": (0, -1), "d": (0, 1)}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from quatrain.batch import Batch
-from quatrain.training.state import State
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,6 @@ class Draws:
 
     provides = ("draw",)
 
-    def __call__(self, state: State, batch: Batch) -> Batch:
+    def __call__(self, state: Any, batch: Batch) -> Batch:
         generator = torch.Generator().manual_seed(state.draw("draws"))
         return batch.with_columns(draw=torch.randint(2**62, batch.shape, generator=generator).to(batch.device))

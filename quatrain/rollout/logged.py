@@ -11,7 +11,7 @@ from quatrain.batch import Batch
 from quatrain.knobs import Knob
 from quatrain.protocols import Sampling
 from quatrain.rollout.sources import SAMPLED
-from quatrain.training.state import derive
+from quatrain.seeds import derive
 
 
 @dataclass(frozen=True)

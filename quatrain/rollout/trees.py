@@ -15,7 +15,7 @@ from torch import Tensor
 from quatrain.batch import Batch, spread
 from quatrain.protocols import Sampling
 from quatrain.rollout.branching import Branching, Path, Tree
-from quatrain.tasks.hashing import mix
+from quatrain.seeds import mix
 
 
 @dataclass(frozen=True)

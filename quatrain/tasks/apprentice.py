@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from quatrain.environments.loading import load_environment
-from quatrain.tasks.hashing import mix
+from quatrain.seeds import mix
 from quatrain.tasks.turns import TurnTask
 from quatrain.tasks.warm_start import Report, descend, loss_on, shelved
 

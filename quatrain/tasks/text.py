@@ -14,7 +14,7 @@ from torch import Tensor
 from quatrain.batch import Batch, Origin
 from quatrain.errors import QuatrainError, nearest
 from quatrain.protocols import Item, Policy, Sampling
-from quatrain.tasks.hashing import mix
+from quatrain.seeds import mix
 
 ROWS_AT_ONCE = 1024  # trajectories sampled in one call while evaluating
 SOLVED = 1.0 - 1e-6  # a reward of at least 1 counts as solved

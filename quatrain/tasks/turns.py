@@ -16,7 +16,7 @@ from quatrain.environments.episodes import Episode, readable, to_batch, turn_col
 from quatrain.environments.text import PLANNER, Limits, Start, Step, TextEnvironment
 from quatrain.errors import QuatrainError, nearest
 from quatrain.protocols import Policy, Sampling
-from quatrain.tasks.hashing import mix
+from quatrain.seeds import mix
 from quatrain.tasks.text import ROWS_AT_ONCE, SOLVED, pass_at_k
 
 SPLITS = ("train", "heldout")

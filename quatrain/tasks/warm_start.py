@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from quatrain.tasks.hashing import mix
+from quatrain.seeds import mix
 from quatrain.tasks.letters import KINDS, Problems
 
 Example = tuple[str, str]  # prompt, completion

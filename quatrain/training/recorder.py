@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from quatrain.protocols import Sampling
+from quatrain.seeds import derive
 from quatrain.training import checkpoint
 from quatrain.training.likelihood import likelihood_measures
 from quatrain.training.live import LiveView
 from quatrain.training.logging import MetricsLog, SamplesLog, write_tables
 from quatrain.training.settings import Settings
-from quatrain.training.state import State, derive
+from quatrain.training.state import State
 
 SHOWN = 6  # sampled answers kept per evaluation
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,16 +14,7 @@ from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
 from quatrain.estimator import Measure
 from quatrain.protocols import Task
-
-
-def derive(seed: int, *names: object) -> int:
-    """A seed in [0, 2^62) that depends on all arguments: randomness is addressed, never carried along.
-
-    >>> derive(0, "sample", 3) == derive(0, "sample", 3) != derive(0, "sample", 4)
-    True
-    """
-    text = "/".join(map(str, (seed, *names)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 2
+from quatrain.seeds import derive
 
 
 class Store(Protocol):

@@ -17,10 +17,11 @@ from quatrain.knobs import resolve
 from quatrain.models.choice_values import make_choice_values
 from quatrain.protocols import Sampling
 from quatrain.reports.tables import interval_plot, read_tables
+from quatrain.seeds import derive
 from quatrain.training.candidates import Candidate
 from quatrain.training.registry import make
 from quatrain.training.run import train
-from quatrain.training.state import State, derive
+from quatrain.training.state import State
 
 KEYS = {"task": "tables:rtb?horizon=4&budget=4", "trajectories": 200, "steps": 12, "live": False, "tensorboard": False, "eval_every": 0}
 

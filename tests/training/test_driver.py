@@ -9,12 +9,13 @@ import torch
 
 from quatrain.errors import QuatrainError
 from quatrain.knobs import Knob
+from quatrain.seeds import derive
 from quatrain.training.driver import build, rounds_of, run, total_rounds
 from quatrain.training.recipe import Recipe, Stage
 from quatrain.training.registry import make
 from quatrain.training.rules import AdamW
 from quatrain.training.selves import Frozen
-from quatrain.training.state import State, derive
+from quatrain.training.state import State
 from tests.toy import ToyTask
 
 

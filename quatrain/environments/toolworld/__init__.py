@@ -20,7 +20,7 @@ from quatrain.environments.text import Limits, Start, Step
 from quatrain.environments.toolworld.calls import Call, calculate, parse_call
 from quatrain.environments.toolworld.questions import KEYS, KINDS, Question, next_call, wrong_call
 from quatrain.errors import QuatrainError, nearest
-from quatrain.tasks.hashing import mix, text_hash
+from quatrain.seeds import mix, text_hash
 
 SPLITS = ("train", "heldout")
 HELDOUT_ONE_IN = 5

@@ -11,7 +11,7 @@ from torch import Tensor
 from quatrain.batch import Batch
 from quatrain.experiments.doctor.patient import Patient
 from quatrain.protocols import Sampling
-from quatrain.training.state import derive
+from quatrain.seeds import derive
 
 DRAWS = 2048
 EXPECTED = 5.0  # cells with fewer expected draws are pooled: the usual rule for χ²

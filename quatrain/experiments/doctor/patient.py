@@ -19,9 +19,10 @@ from quatrain.knobs import resolve
 from quatrain.parts.likelihoods import LogProb
 from quatrain.protocols import Sampling
 from quatrain.rollout.sources import OnPolicy
+from quatrain.seeds import derive
 from quatrain.training.batching import scored
 from quatrain.training.recipe import Recipe
-from quatrain.training.state import State, derive
+from quatrain.training.state import State
 
 PROMPTS, ACTIONS, SEGMENT = 4, 64, 64  # sizes of the batches on which the machinery is checked
 SCORED = 4096  # positions scored at once while checking

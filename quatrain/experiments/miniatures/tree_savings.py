@@ -8,7 +8,7 @@ from quatrain.parts.trees import sampled_once
 from quatrain.protocols import Sampling
 from quatrain.rollout.branching import Branching
 from quatrain.rollout.trees import Trees
-from quatrain.training.state import derive
+from quatrain.seeds import derive
 
 
 def savings(

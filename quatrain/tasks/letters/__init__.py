@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 
 from quatrain.errors import QuatrainError, nearest
 from quatrain.protocols import Item
-from quatrain.tasks.hashing import mix, text_hash
+from quatrain.seeds import mix, text_hash
 from quatrain.tasks.letters.addition import add, scratch
 from quatrain.tasks.letters.chain import chain, long, worked
 from quatrain.tasks.letters.countdown import countdown

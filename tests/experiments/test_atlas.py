@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from quatrain.cli import app
+from quatrain.experiments.atlas import gather, strip_plot, write_atlas
 from quatrain.experiments.diagnose.record import read_diagnoses, record_diagnosis, sentence
-from quatrain.reports.atlas import gather, strip_plot, write_atlas
 from quatrain.training.registry import entries
 
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -41,7 +41,7 @@ def page(results: Path) -> Path:
 def test_every_system_is_on_the_page_with_its_verdict(page: Path):
     text = page.read_text()
     assert all(f"<code>{entry.name}</code>" in text for entry in entries())
-    assert "GSPO &lt;learns&gt; faster." in text and 'data-verdict="contradicted"' in text and "It is small." in text
+    assert "GSPO &lt;learns&gt; faster." in text and 'data-verdict="contradicted"' in text and "a small model" in text
     assert "<script" not in text and "src=" not in text  # static: nothing runs, nothing is fetched
 
 
