@@ -19,6 +19,7 @@ from quatrain.training.logging import METRICS, read_records
 
 POINTS = 10  # evaluations along a run, where eval_every is not given
 SHARED = ("seed", "out", "resume")  # keys that a comparison sets itself
+NETWORKS = ("gym:", "plane:", "tables:", "tool-choice")  # tasks whose policies are small networks and tables, made with each run
 QUIET = {"live": False, "tensorboard": False, "report": False, "threads": 1, "keep": 1, "eval_samples": 0}
 
 
@@ -140,7 +141,7 @@ def prepare(jobs: Sequence[Job]) -> None:
     for name, task in sorted(asked):
         if is_turned(task) and name in TINY:
             load_policy(name, load_run_task(settings := Settings(task=task)), settings)
-        elif name.partition(":")[0] in TINY and not task.startswith("gym:"):
+        elif name.partition(":")[0] in TINY and not task.startswith(NETWORKS):
             load_tiny(name)
 
 
