@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("quatrain.tasks")
 KINDS = (
-    "letters[:KIND], plane:WORLD, grid, toolworld, file.py:Environment, reasoning_gym:NAME, gym:ENVIRONMENT, tables:NAME, "
+    "letters[:KIND], plane:WORLD, grid, toolworld, tool-choice, file.py:Environment, reasoning_gym:NAME, gym:ENVIRONMENT, tables:NAME, "
     "a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
 )
-NAMES = ("letters", "plane", "gym", "reasoning_gym", "tables", *LABORATORIES)
+NAMES = ("letters", "plane", "gym", "reasoning_gym", "tables", "tool-choice", *LABORATORIES)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def load_task(
         grid   grid?size=4   toolworld?agents=team   an embedded environment of texts, in turns
         mine.py:Class?option=value                   a user's own: see ``environments.text.TextEnvironment``
         tables:rtb?horizon=20                        a tabular problem: everything about a policy is known exactly
+        tool-choice   tool-choice?samples=50         which tool for which request: twelve hidden heuristics
         reasoning_gym:countdown?min_numbers=3        reasoning-gym, with its own scorer
         data.jsonl   data.json   data.parquet        a file of records
         folder/                                      a saved Hugging Face data set, or train.* and test.* files
@@ -108,6 +109,13 @@ def load_task(
         if judge is not None:
             raise QuatrainError("a table gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
         return table_task(head.partition(":")[2] or "rtb", parse_options(head, query), seed)
+    if not is_path and kind == "tool-choice":
+        from quatrain.environments.tool_choice import tool_choice
+        from quatrain.tasks.reasoning import parse_options
+
+        if judge is not None:
+            raise QuatrainError("tool-choice gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
+        return tool_choice(parse_options(head, query), seed)
     if not is_path and kind == "letters":
         from quatrain.tasks.letters import letters
 

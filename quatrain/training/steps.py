@@ -1,4 +1,4 @@
-"""The steps of a stage: Collect, Fit, Sync, Measure, and Repeat of such. Each reads and writes the state; none knows a recipe."""
+"""The steps of a stage: Collect, Fit, Sync, Measure, and Repeat of such; ``training.search`` has the fifth. None knows a recipe."""
 
 from __future__ import annotations
 
