@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from quatrain.errors import QuatrainError, nearest
 from quatrain.models.flow import FlowPolicy, load_flow
 from quatrain.models.networks import NetworkPolicy, load_network
+from quatrain.models.tables import TablePolicy, load_table
 
 FLOW_OPTIONS = {"path": str, "tolerance": float, "steps": int, "chain": int, "noise": float}
 
@@ -37,9 +38,11 @@ def control_policy(name: str, task: Any, seed: int = 0) -> NetworkPolicy:
     )
 
 
-def load_control(folder: str | Path) -> NetworkPolicy:
-    """The policy that ``NetworkPolicy.save`` or ``FlowPolicy.save`` wrote. QuatrainError when the folder holds something else."""
+def load_control(folder: str | Path) -> NetworkPolicy | TablePolicy:
+    """The policy that the ``save`` of a network, a flow policy or a table wrote. QuatrainError when the folder holds something else."""
     path = Path(folder).expanduser() / "config.json"
+    if (path.parent / "table.pt").is_file():
+        return load_table(path.parent)
     kind = json.loads(path.read_text()).get("kind") if path.is_file() else None
     return load_flow(path.parent) if kind == "flow" else load_network(path.parent)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -67,6 +68,15 @@ class TablePolicy:
     def save(self, folder: Any) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         torch.save(self.module.state_dict(), Path(folder) / "table.pt")
+
+
+def load_table(folder: str | Path) -> TablePolicy:
+    """The policy that ``TablePolicy.save`` wrote. Raises QuatrainError when there is none."""
+    path = Path(folder) / "table.pt"
+    try:
+        return TablePolicy(torch.load(path, weights_only=True)["values"])
+    except (OSError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+        raise QuatrainError("no table can be read here", given=f"{path}: {error}", expected="what a run on a table saved") from error
 
 
 class TableCritic:

@@ -25,9 +25,9 @@ done, and where it helped or went wrong.
 Problem: {prompt}
 Attempt: {completion}
 Reward: {reward}"""
-COMPARE = """Several attempts at one problem follow, with their rewards, and the library of rules that they were made with. Say to yourself why
-the better ones were better. Then propose at most {most} changes of the library, so that its rules, which are short, general and about this kind
-of problem, make such attempts likelier. Answer with a JSON list and nothing else. Its entries are
+COMPARE = """Several attempts at one problem follow, with their rewards, and the library of rules that they were made with. Say to yourself
+why the better ones were better. Then propose at most {most} changes of the library, so that its rules, which are short, general and about
+this kind of problem, make such attempts likelier. Answer with a JSON list and nothing else. Its entries are
 {{"operation": "add", "rule": TEXT}}, {{"operation": "modify", "name": NAME, "rule": TEXT}}, {{"operation": "delete", "name": NAME}} or
 {{"operation": "keep", "name": NAME}}.
 

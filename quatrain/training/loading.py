@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from quatrain.errors import QuatrainError
@@ -10,6 +11,7 @@ from quatrain.training.settings import Settings
 
 PASSED = ("prompt", "answer", "solution", "messages", "chosen", "rejected", "heldout", "limit", "seed", "deadline")
 
+LIBRARY = "library.json"
 TINY = ("auto", "tiny", "tiny-diffusion")  # names of embedded language models; what stands after a colon says which
 
 
@@ -35,6 +37,17 @@ def with_engine(policy: Policy, settings: Settings) -> Policy:
 
 
 def load_policy(name: str, task: Any, settings: Settings) -> Policy:
+    """The policy that a name means; with a library in its context if its directory holds one."""
+    policy = load_bare(name, task, settings)
+    if not (Path(name).expanduser() / LIBRARY).is_file():
+        return policy
+    from quatrain.models.prompted import prompted
+    from quatrain.search.library import read_library
+
+    return prompted(policy, read_library(Path(name) / LIBRARY))
+
+
+def load_bare(name: str, task: Any, settings: Settings) -> Policy:
     """The policy that a name means: the task's own small network, the embedded language model, or a Hugging Face one."""
     if hasattr(task, "network"):
         from quatrain.models.control import control_policy

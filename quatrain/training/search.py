@@ -72,16 +72,23 @@ class Search:
 
 @dataclass(frozen=True)
 class WithLibrary:
-    """The policy with a library of at most ``size`` rules in its context; empty, or that of a file. Its weights are frozen."""
+    """The policy with a library of at most ``size`` rules in its context: that of a file, else its own, else an empty one.
+
+    Its weights are frozen.
+    """
 
     size: int = 32
     library: str = ""
     of: str = "policy"
 
     def __call__(self, models: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-        from quatrain.models.prompted import prompted
+        from quatrain.models.prompted import Prompted, prompted
         from quatrain.search.library import Library, read_library
 
-        policy = prompted(models[self.of], read_library(self.library) if self.library else Library(size=self.size))
+        policy = models[self.of]
+        if not isinstance(policy, Prompted):
+            policy = prompted(policy, Library(size=self.size))
+        if self.library:
+            policy.library = read_library(self.library)
         policy.module.requires_grad_(False)
         return policy

@@ -10,6 +10,7 @@ import torch
 from quatrain.environments.tool_choice import ToolChoice
 from quatrain.errors import QuatrainError
 from quatrain.models.causal_lm import CausalLM
+from quatrain.models.control import load_control
 from quatrain.models.prompted import prompted
 from quatrain.parts.likelihoods import LogProb
 from quatrain.protocols import Sampling
@@ -52,7 +53,11 @@ def test_copies_and_saved_states_have_the_library(tmp_path):
     told.module.load_state_dict(copy.deepcopy(twin.module.state_dict()), strict=False)
     assert told.library == RULES
     told.save(tmp_path)
-    assert read_library(tmp_path / "library.json") == RULES and (tmp_path / "table.pt").is_file()
+    assert read_library(tmp_path / "library.json") == RULES
+    assert torch.equal(load_control(tmp_path).table, ToolChoice().network().table)
+    (tmp_path / "table.pt").write_bytes(b"no table")
+    with pytest.raises(QuatrainError, match="no table"):
+        load_control(tmp_path)
 
 
 def test_a_language_model_reads_the_rules_before_its_prompt(tmp_path):

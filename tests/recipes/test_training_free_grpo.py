@@ -18,6 +18,7 @@ from quatrain.search.endpoint import Endpoint
 from quatrain.search.library import Operation, Rule, read_library
 from quatrain.training.describe import eject, explain
 from quatrain.training.driver import build, run
+from quatrain.training.evaluate import evaluate_model
 from quatrain.training.recipe import Recipe
 from quatrain.training.registry import make
 from quatrain.training.state import State
@@ -99,6 +100,9 @@ def test_a_run_as_a_user_starts_it_keeps_and_reuses_its_library(tmp_path: Path):
     quatrain.train("training-free-grpo", steps=2, out=str(tmp_path / "cut"), report=False, **quiet)
     cut = quatrain.train("training-free-grpo", steps=4, out=str(tmp_path / "cut"), report=False, resume=True, **quiet)
     assert cut.state.models["policy"].library == library
+    assert evaluate_model(str(whole.folder), task="tool-choice", eval_count=64)["success"] == whole.metrics["success"]
+    on = quatrain.train("training-free-grpo", steps=1, model=str(whole.folder / "model"), out=str(tmp_path / "on"), report=False, **quiet)
+    assert on.state.models["policy"].library.born > library.born
     path = str(whole.folder / "model" / "library.json")
     again = quatrain.train(
         "training-free-grpo", steps=1, library=path, propose="random", out=str(tmp_path / "again"), report=False, **quiet
