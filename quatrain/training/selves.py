@@ -26,6 +26,21 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """A copy of another model as it is when the run starts, which then learns on its own: a Fit names it."""
+
+    of: str = "policy"
+
+    def __call__(self, models: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+        original = models[self.of]
+        twin = original.clone()
+        for new, old in zip(twin.module.parameters(), original.module.parameters(), strict=True):
+            new.requires_grad_(old.requires_grad)
+        twin.module.train(original.module.training)
+        return twin
+
+
+@dataclass(frozen=True)
 class Given:
     """A model that the user passes: ``quatrain train opd teacher=PATH``."""
 

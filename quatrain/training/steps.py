@@ -123,10 +123,11 @@ class Fit:
 
     def update(self, state: State, model: Any, others: Mapping[str, Any], optimizer: torch.optim.Optimizer, batch: Batch) -> None:
         """One change of the weights. An update that is not finite is not applied, but counted."""
+        of = "" if self.model == "policy" else f"{self.model}/"  # another model's numbers have its name
 
         def gradient() -> None:
             for part in self.gradient_parts(model, others, batch):
-                state.measure(part)
+                state.measure({of + name if name == "loss" else name: measure for name, measure in part.items()})
 
         try:
             norm = self.rule.update(optimizer, gradient)
@@ -134,7 +135,6 @@ class Fit:
         except NonFiniteError as error:
             optimizer.zero_grad(set_to_none=True)
             norm, why = None, str(error)
-        of = "" if self.model == "policy" else f"{self.model}/"  # another model's numbers have its name
         state.measure({f"{of}skipped": (torch.tensor(float(norm is None)), 1.0)})
         if norm is None:
             state.spent[f"{of}skipped in a row"] += 1
