@@ -150,6 +150,8 @@ def case(
     columns["corrupted_logp"] = plain_logp(table + stale * torch.randn(table.shape, generator=aside, dtype=torch.float64), bare)
     proxy = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed + 3), dtype=torch.float64)
     columns["proxy_logp"] = plain_logp(table + stale * proxy, bare)
+    prm = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed + 7), dtype=torch.float64)
+    columns["prm_logp"] = plain_logp(table + stale * prm, bare)
     columns = {name: torch.where(mask, value, NAN).to(dtype) for name, value in columns.items()}
     others = torch.randn(*shape, 2, actions, generator=torch.Generator().manual_seed(seed + 6), dtype=torch.float64).softmax(-1)
     columns["target_probs"] = torch.where(mask[..., None, None], others, NAN).to(dtype)
@@ -173,6 +175,7 @@ def case(
             "state": state,
             "present": extent,
             "node": node,
+            "turn": torch.arange(length).expand(shape) // 2,
             "origin": origin,
             "terminated": last,
             "truncated": mask & False,

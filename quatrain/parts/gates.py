@@ -41,6 +41,23 @@ class Solved:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """1 for trajectories of a group whose values are not all equal, else 0. Absent values (NaN) do not count."""
+
+    of: str = "reward"
+    by: str = "prompt"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.of, self.by)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        index, count = group_index(batch, self.by)
+        away = (batch[self.of].double() - success_rate(batch, self.of, self.by)).abs().nan_to_num()
+        return (group_sum(away, index, count)[index] > 1e-9).double()
+
+
+@dataclass(frozen=True)
 class BySolvedCount:
     """A weight for each number of solved trajectories: ``table[k]`` for k, the last entry for more."""
 

@@ -48,6 +48,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"beta": 0.3, "top": 2, "teacher": "average", "decay": 0.9, "mean": "token"},
         {"sampled": True},
     ],
+    "oprl": [{"fuse": "reward", "level": "action", "kl": 0.04}, {"prm": "outcomes", "where": "mixed"}],
     "papo": [{"base": "dapo", "kl": 0.0, "entropy": 0.03, "anneal": True, "wrong": 0.1}],
     "pipeline-rl": [{"lag": 0, "cap": 1.0}],
     "ppo": [{"entropy": 0.01}],
@@ -83,8 +84,8 @@ def collects(stage: Any) -> list[Collect]:
 
 
 def model_for(step: Fit, here: Case) -> Any:
-    """The policy, or a critic for any other model."""
-    if step.model == "policy":
+    """The policy, or a model of its kind that an objective trains; else a critic."""
+    if step.model == "policy" or isinstance(step.loss, Objective):
         return here.policy
     g = torch.Generator().manual_seed(5)
     if step.model == "q":
