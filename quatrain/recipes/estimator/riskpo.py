@@ -64,16 +64,27 @@ def riskpo(
     return replace(bundled, controllers=trackers)
 
 
+COMMON = {
+    "settings": {"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 256, "eval_samples": 8, "eval_every": 50},
+    "smoke": {"steps": 2, "prompts": 2, "eval_count": 8, "eval_samples": 8},
+    "metric": "pass@8",
+    "stand_in": "a character model of 0.2 million parameters and letter problems for models of 1.5 and 7 billion on mathematics and code; "
+    "entropy is in the runs' logs, not in the verdict",
+}
 claim(
     "riskpo",
     "beats",
     "On problems of mixed difficulty RiskPO ends with a higher accuracy in 8 samples (pass@8) than GRPO, and than its risk-seeking mirror.",
     arms={"riskpo": "riskpo", "grpo": "grpo:kl=0,group=10,minibatches=4", "seeking": "riskpo:attitude=seeking"},
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 256, "eval_samples": 8, "eval_every": 50},
-    smoke={"steps": 2, "prompts": 2, "eval_count": 8, "eval_samples": 8},
-    metric="pass@8",
-    stand_in="a character model of 0.2 million parameters and letter problems for models of 1.5 and 7 billion on mathematics and code; "
-    "entropy is in the runs' logs, not in the verdict",
-    why="Bundles of 16 prompts: three of five questions and one left over. All advantages are at most 0, so that with one learning rate "
-    "for all arms the steps differ in size.",
+    why="The paper's form is at most 0 and as large as the score: at this model's learning rate all that is sampled is pushed down, and after "
+    "forty updates answers never end. The released code's form (riskpo.code) divides by the spread and shares the credit out.",
+    **COMMON,
+)
+claim(
+    "riskpo.code",
+    "beats",
+    "RiskPO as released ends with a higher accuracy in 8 samples (pass@8) than GRPO.",
+    arms={"riskpo": "riskpo:version=code", "grpo": "grpo:kl=0,group=10,minibatches=4"},
+    why="Bundles of 16 prompts: three of five questions and one left over; a tail of three scores is a coarse quantile.",
+    **COMMON,
 )
