@@ -76,7 +76,7 @@ claim(
     "beats",
     "On problems of mixed difficulty RiskPO ends with a higher accuracy in 8 samples (pass@8) than GRPO, and than its risk-seeking mirror.",
     arms={"riskpo": "riskpo", "grpo": "grpo:kl=0,group=10,minibatches=4", "seeking": "riskpo:attitude=seeking"},
-    why="The paper's form is at most 0 and as large as the score: at this model's learning rate all that is sampled is pushed down, and after "
+    why="The paper's form is at most 0 and as large as the score: at this learning rate all that is sampled is pushed down, and after "
     "forty updates answers never end. The released code's form (riskpo.code) divides by the spread and shares the credit out.",
     **COMMON,
 )
