@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Literal
 
 from quatrain.estimator import Objective, Term
+from quatrain.experiments.claims import claim
 from quatrain.parts.advantages import GroupRelative, PairLogistic
 from quatrain.parts.aggregations import PerGroup, sequence_sum
 from quatrain.parts.gates import Mixed, Scaled
@@ -70,3 +71,34 @@ def oprl(
         fit,
     )
     return replace(plain, stages=(Stage(steps),), models={**plain.models, "prm": Twin()})
+
+
+SETTINGS = {"task": "grid?walls=3", "model": "tiny", "steps": 40, "prompts": 8, "eval_count": 128, "eval_every": 20}
+STAND_IN = (
+    "a character model of 0.2 million parameters in a grid of 4×4 with walls that it does not see, a letter a turn, a reward at the door "
+    "alone; models of 7 billion with reasoning in every turn in the paper"
+)
+WHY = (
+    "Outcomes are 0 or 1: a group that is all solved or all failed makes no pair, and its A^S is the gap between two models that learn "
+    "apart. The paper's scores are graded. GiGPO's arm is its own recipe's; a turn is one token, so that turn and token level are one."
+)
+claim(
+    "oprl",
+    "beats",
+    "On a sparse task of many turns OPRL ends at a higher success after equally many episodes than GRPO, and than merging its rewards.",
+    arms={"oprl": "oprl", "grpo": "grpo:kl=0", "merged": "oprl:fuse=reward"},
+    settings=SETTINGS,
+    metric="success",
+    stand_in=STAND_IN,
+    why=WHY,
+)
+claim(
+    "oprl.mixed",
+    "beats",
+    "With A^S only in groups that make pairs, OPRL ends at a higher success than GRPO, and than a process reward fitted to outcomes.",
+    arms={"oprl": "oprl:where=mixed", "grpo": "grpo:kl=0", "outcomes": "oprl:where=mixed,prm=outcomes"},
+    settings=SETTINGS,
+    metric="success",
+    stand_in=STAND_IN,
+    why=WHY,
+)
