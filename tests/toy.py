@@ -186,6 +186,7 @@ def case(
             "prompt": prompt * 7 + 3,  # keys need not be consecutive
             "pair": torch.arange(n) // 2,
             "tracked_value": torch.rand(n, generator=torch.Generator().manual_seed(seed + 4), dtype=torch.float64).to(dtype),
+            "probe_value": torch.rand(n, generator=torch.Generator().manual_seed(seed + 8), dtype=torch.float64).to(dtype),
             "mode": torch.arange(n) % 2,
             "trajectory": torch.arange(n),
             "block": prompt // 3,

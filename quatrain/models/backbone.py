@@ -46,6 +46,16 @@ class Backbone:
         """[N, L, D] for ids [N, L] whose padding, if any, is on the right: causal attention needs no mask then."""
         return self.decoder(input_ids=ids, use_cache=False).last_hidden_state
 
+    def last_layers(self, ids: Tensor, count: int) -> Tensor:
+        """[N, L, count·D] hidden states after each of the last ``count`` layers, for ids as ``hidden`` takes them.
+
+        Raises QuatrainError if the model has fewer.
+        """
+        states = self.decoder(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+        if not 1 <= count < len(states):
+            raise QuatrainError("hidden states are of the last layers", given=count, expected=f"1 to {len(states) - 1} layers")
+        return torch.cat(states[-count:], -1)
+
     def finish(self, logits: Tensor) -> Tensor:
         """The logits [M, V] as the model returns them, from the head's output."""
         if self.scale != 1.0:

@@ -16,6 +16,7 @@ from quatrain.batch import Batch, Origin
 from quatrain.errors import QuatrainError
 from quatrain.models import backbone as halves
 from quatrain.models.decoding import Decoding, Samples, Stops
+from quatrain.models.features import hidden_features
 from quatrain.models.sampler import sample
 from quatrain.models.scorer import CHUNK_ELEMENTS, score
 from quatrain.protocols import Sampling, Statistic
@@ -225,6 +226,12 @@ class CausalLM:
         return score(
             self.backbone, batch, statistics, role, {name: other.backbone for name, other in (others or {}).items()}, self.chunk_elements
         )
+
+    @torch.no_grad()
+    def features(self, batch: Batch, role: str = "policy", layers: int = 1) -> Tensor:
+        """[N, 2·layers·D] hidden states at the prompt's end and pooled over the actions: see ``features.hidden_features``."""
+        self._ready()
+        return hidden_features(self.backbone, batch, role, layers)
 
     def _ready(self) -> None:
         """Evaluation mode, except that Hugging Face checkpoints gradients in training mode only (dropout is off in both)."""

@@ -51,6 +51,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "oprl": [{"fuse": "reward", "level": "action", "kl": 0.04}, {"prm": "outcomes", "where": "mixed"}],
     "papo": [{"base": "dapo", "kl": 0.0, "entropy": 0.03, "anneal": True, "wrong": 0.1}],
     "pipeline-rl": [{"lag": 0, "cap": 1.0}],
+    "poise": [{"baseline": "self"}, {"baseline": "others"}],
     "ppo": [{"entropy": 0.01}],
     "ppo-ewma-async": [{"proxy": "snapshot"}, {"proxy": "async"}, {"proxy": "linear"}, {"proxy": "coupled"}],
     "reinforce": [{"baseline": False, "discount": 0.9}],
