@@ -51,10 +51,22 @@ class Backbone:
 
         Raises QuatrainError if the model has fewer.
         """
-        states = self.decoder(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
-        if not 1 <= count < len(states):
-            raise QuatrainError("hidden states are of the last layers", given=count, expected=f"1 to {len(states) - 1} layers")
-        return torch.cat(states[-count:], -1)
+        depth = self.model.config.get_text_config(decoder=True).num_hidden_layers
+        stacks = [part for part in self.decoder.children() if isinstance(part, nn.ModuleList) and len(part) == depth]
+        if not 1 <= count <= (depth if stacks else 1):
+            raise QuatrainError("hidden states are of the last layers", given=count, expected=f"1 to {depth if stacks else 1} layers")
+        # Not output_hidden_states: what transformers hooks up for it stays in the model, which then samples by another path.
+        seen: list[Tensor] = []
+        watched = stacks[0][depth - count : depth - 1] if count > 1 else ()
+        hooks = [
+            layer.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)) for layer in watched
+        ]
+        try:
+            last = self.hidden(ids)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([*seen, last], -1)
 
     def finish(self, logits: Tensor) -> Tensor:
         """The logits [M, V] as the model returns them, from the head's output."""

@@ -14,8 +14,9 @@ from quatrain.models.probes import explained
 from quatrain.parts.advantages import LeaveOneOut
 from quatrain.parts.aggregations import token_mean
 from quatrain.parts.baselines import Affine
+from quatrain.seeds import derive
 from quatrain.training.driver import build, run
-from quatrain.training.state import State, derive
+from quatrain.training.state import State
 
 
 def noises(seed: int, task: str = "letters", warm: int = 12, batches: int = 12, prompts: int = 64) -> dict[str, float]:
