@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from quatrain.environments.plane.task import PlaneTask
 from quatrain.models.causal_lm import CausalLM
+from quatrain.models.flow import FlowPolicy
 from quatrain.training.driver import build, run
 from quatrain.training.registry import make
 from quatrain.training.state import State
@@ -31,6 +33,11 @@ def texts() -> Any:
 KINDS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "causal-lm": lambda: (texts(), CausalLM(tiny_model(), tiny_tokenizer())),
     "masked-diffusion-lm": lambda: (texts(), diffusion(canvas=8, block=4)),
+    "gaussian": lambda: (PlaneTask("reach"), PlaneTask("reach").network((16, 16))),
+    "flow": lambda: (
+        PlaneTask("route"),
+        FlowPolicy(PlaneTask("route").observation_size, PlaneTask("route").action_space, (16, 16), chain=2),
+    ),
 }
 
 
