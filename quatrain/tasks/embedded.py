@@ -157,8 +157,8 @@ def _progress(show: bool, title: str) -> Iterator[Callable[[float, float], None]
         yield report
 
 
-def tokenizer() -> Any:
-    """A Hugging Face fast tokenizer, one token per character, 61 characters and 3 special tokens; pad is not eos.
+def tokenizer(more: str = "") -> Any:
+    """A Hugging Face fast tokenizer, one token per character, 61 characters and ``more``, and 3 special tokens; pad is not eos.
 
     Upper-case letters are read as lower-case ones, other characters as <unk>. The chat template writes the messages'
     contents, so that a chat of one question is that question.
@@ -166,7 +166,7 @@ def tokenizer() -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {token: place for place, token in enumerate([PAD, END, UNKNOWN, *CHARACTERS])}
+    vocabulary = {token: place for place, token in enumerate([PAD, END, UNKNOWN, *CHARACTERS, *more])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("quatrain.tasks")
 KINDS = (
-    "letters[:KIND], plane:WORLD, grid, toolworld, tool-choice, file.py:Environment, reasoning_gym:NAME, gym:ENVIRONMENT, tables:NAME, "
-    "a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
+    "letters[:KIND], shapes, plane:WORLD, grid, toolworld, tool-choice, file.py:Environment, reasoning_gym:NAME, gym:ENVIRONMENT, "
+    "tables:NAME, a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
 )
-NAMES = ("letters", "plane", "gym", "reasoning_gym", "tables", "tool-choice", *LABORATORIES)
+NAMES = ("letters", "shapes", "plane", "gym", "reasoning_gym", "tables", "tool-choice", *LABORATORIES)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def load_task(
     """The task that a text names.
 
         letters   letters:chain?levels=2-4           the embedded laboratory
+        shapes   shapes:generation?objects=3-5       images of 16 tokens, read and drawn
         plane:route   plane:push   plane:reach       the laboratory of small continuous worlds
         gym:CartPole-v1                              an environment
         grid   grid?size=4   toolworld?agents=team   an embedded environment of texts, in turns
@@ -120,6 +121,11 @@ def load_task(
         from quatrain.tasks.letters import letters
 
         task = letters(spec) if "seed=" in query else letters(spec, seed=seed)
+        task.reward = judge or task.reward
+    elif not is_path and kind == "shapes":
+        from quatrain.tasks.shapes import shapes
+
+        task = shapes(spec) if "seed=" in query else shapes(spec, seed=seed)
         task.reward = judge or task.reward
     elif not is_path and kind == "reasoning_gym":
         task = _reasoning(spec, judge, seed, workers, deadline, on_error)

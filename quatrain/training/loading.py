@@ -62,7 +62,7 @@ def load_bare(name: str, task: Any, settings: Settings) -> Policy:
 
         return apprentice(task.environment)
     if name.partition(":")[0] in TINY:
-        return load_tiny(name)
+        return load_tiny(getattr(task, "embedded", name) if name in ("auto", "tiny") else name)
     from quatrain.models.loading import LoraSettings, load_causal_lm
 
     return load_causal_lm(
@@ -81,6 +81,10 @@ def load_tiny(name: str) -> Policy:
         from quatrain.tasks.embedded_diffusion import tiny_diffusion
 
         return tiny_diffusion(name)
+    if name == "tiny:shapes":
+        from quatrain.tasks.shapes.pupil import pupil
+
+        return pupil()
     from quatrain.tasks.embedded import tiny
 
     return tiny(name.partition(":")[2] or "base")

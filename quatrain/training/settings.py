@@ -19,8 +19,8 @@ class Settings(BaseModel):
     model: str = Field("auto", description="a directory or name, tiny[:strong], tiny-diffusion, mlp or flow for control; auto fits")
     task: str = Field(
         "letters",
-        description="letters[:kind], grid, toolworld, tool-choice, file.py:Environment, a JSONL or Parquet file, a data set's name, "
-        "reasoning_gym:name, plane:world, gym:EnvId",
+        description="letters[:kind], shapes, grid, toolworld, tool-choice, file.py:Environment, a JSONL or Parquet file, "
+        "a data set's name, reasoning_gym:name, plane:world, gym:EnvId",
     )
     reward: str | None = Field(
         None, description="exact, math, a weighted sum such as math+0.1*format, or file.py:function; default: the task's own"

@@ -1,0 +1,90 @@
+"""The embedded model of shapes: a tiny causal model over characters and image tokens, taught on the spot, mistakes included.
+
+The first part of its lesson is proper. In the rest it watches a careless pupil, who misreads shapes: asked about an image it answers
+for what it saw, and it draws what it understood. So its samples are right more often than its greedy answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from quatrain.tasks.hashing import mix
+from quatrain.tasks.shapes.problems import Problems
+from quatrain.tasks.shapes.questions import misread, questions
+from quatrain.tasks.shapes.scenes import CODEBOOK, image
+from quatrain.tasks.warm_start import Report, descend, loss_on, shelved
+
+
+@dataclass(frozen=True)
+class ShapesLesson:
+    """Everything that the weights depend on.
+
+    slip      probability that a shape is misread, but for the first part of the examples, ``proper``; in [0, 1].
+    Other fields as in ``warm_start.Lesson``.
+    """
+
+    laboratory: str = "shapes"
+    objects: tuple[int, int] = (1, 3)
+    slip: float = 0.3
+    proper: float = 0.8
+    hidden: int = 96
+    inner: int = 256
+    layers: int = 2
+    heads: int = 4
+    groups: int = 2
+    examples: int = 28_000
+    rows: int = 48
+    rate: float = 4e-3
+    seed: int = 0
+
+
+def corpus(lesson: ShapesLesson) -> Iterator[tuple[str, str]]:
+    """(prompt, completion) of one example after the other, reading and drawing in turns."""
+    problems = Problems("train", objects=lesson.objects, size=lesson.examples, seed=mix(lesson.seed, 1))
+    for index, item in enumerate(problems):
+        scene, random = item.data["scene"], Random(mix(lesson.seed, 2, index))
+        seen = misread(scene, random, lesson.slip) if index >= lesson.proper * lesson.examples else scene
+        if item.data["kind"] == "generation":
+            yield item.prompt, image(seen)
+            continue
+        asked = item.prompt.removeprefix(image(scene))  # what the pupil saw may leave the question without an answer
+        yield item.prompt, next((question.answer for question in questions(seen) if question.text == asked), item.answer)
+
+
+def build(lesson: ShapesLesson, folder: Path, report: Report) -> None:
+    """Teach a model from nothing and write its directory."""
+    from quatrain.models.causal_lm import quiet
+    from quatrain.tasks.embedded import tokenizer, untrained
+
+    tokens = tokenizer(CODEBOOK)
+    vocabulary, model = tokens.get_vocab(), untrained(lesson, tokens)
+
+    def rows() -> Iterator[tuple[list[int], list[int]]]:
+        for prompt, completion in corpus(lesson):
+            start, rest = [vocabulary[code] for code in prompt], [*(vocabulary[code] for code in completion), tokens.eos_token_id]
+            yield [*start, *rest], [-100] * len(start) + rest
+
+    shelves = shelved(rows(), lesson.rows, mix(lesson.seed, 3), tokens.pad_token_id)
+    descend(model, lesson, (loss_on(model, *part) for part in shelves), report)
+    with quiet():
+        model.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+
+
+def pupil(*, show: bool = True, **changes: Any) -> Any:
+    """The model as a CausalLM, built at first use and cached; under a minute. changes: fields of ``ShapesLesson`` that differ."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from quatrain.models.causal_lm import CausalLM, quiet
+    from quatrain.tasks.embedded import DEFAULTS, cached
+
+    folder = cached(ShapesLesson(**changes), show=show, name="tiny:shapes", build=build)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    policy = CausalLM(model, AutoTokenizer.from_pretrained(folder))
+    policy.defaults = {**DEFAULTS, "max_actions": 20}
+    return policy

@@ -1,0 +1,39 @@
+"""The task of shapes: items of two kinds, and splits of pairs of them."""
+
+from __future__ import annotations
+
+from quatrain.protocols import Policy, Sampling
+from quatrain.tasks.shapes.pairs import KINDS, Pairs
+from quatrain.tasks.shapes.problems import SIDES, Problems, Verifier
+from quatrain.tasks.text import TextTask
+
+
+class ShapesTask(TextTask):
+    """A ``TextTask`` whose splits ``aligned``, ``retrieved``, ``related`` and ``random`` have pairs for starts: see ``pairs.Pairs``.
+
+    sides    what the split ``train`` holds; held out are both.    objects  (fewest, most) shapes in a scene.
+    train, heldout   how many items.    pool, threshold  of the retrieved pairs.
+    """
+
+    embedded = "tiny:shapes"  # the model that reads it, for model=auto and model=tiny
+
+    def __init__(
+        self,
+        name: str = "shapes",
+        sides: tuple[str, ...] = SIDES,
+        objects: tuple[int, int] = (1, 3),
+        train: int = 8192,
+        heldout: int = 512,
+        pool: int = 256,
+        threshold: float = 0.6,
+        seed: int = 0,
+    ):
+        learnt = Problems("train", sides, objects, train, seed)
+        super().__init__(name, learnt, Problems("heldout", SIDES, objects, heldout, seed), Verifier(), seed)
+        self.splits |= {kind: Pairs(learnt, kind, pool, threshold) for kind in KINDS}
+
+    def evaluate(self, policy: Policy, count: int, samples: int, sampling: Sampling, seed: int) -> dict[str, float]:
+        """As a TextTask; and ``joint``, the mean of the accuracies of the two kinds (of the one that was drawn)."""
+        found = super().evaluate(policy, count, samples, sampling, seed)
+        both = [found[name] for name in (f"accuracy/{side}" for side in SIDES) if name in found]
+        return {**found, "joint": sum(both) / len(both)}
