@@ -185,6 +185,8 @@ def case(
             "reward": solved,
             "prompt": prompt * 7 + 3,  # keys need not be consecutive
             "pair": torch.arange(n) // 2,
+            "side": torch.arange(n) % 2,
+            "similarity": torch.rand(n, generator=torch.Generator().manual_seed(seed + 8), dtype=torch.float64).to(dtype),
             "tracked_value": torch.rand(n, generator=torch.Generator().manual_seed(seed + 4), dtype=torch.float64).to(dtype),
             "probe_value": torch.rand(n, generator=torch.Generator().manual_seed(seed + 8), dtype=torch.float64).to(dtype),
             "mode": torch.arange(n) % 2,

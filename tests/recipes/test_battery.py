@@ -49,6 +49,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"sampled": True},
     ],
     "oprl": [{"fuse": "reward", "level": "action", "kl": 0.04}, {"prm": "outcomes", "where": "mixed"}],
+    "pairuni": [{"pairs": "random", "power": 0.0, "kl": 0.04}],
     "papo": [{"base": "dapo", "kl": 0.0, "entropy": 0.03, "anneal": True, "wrong": 0.1}],
     "pipeline-rl": [{"lag": 0, "cap": 1.0}],
     "poise": [{"baseline": "self"}, {"baseline": "others"}],
