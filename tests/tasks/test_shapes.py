@@ -9,8 +9,8 @@ import torch
 
 from quatrain.errors import QuatrainError
 from quatrain.protocols import Sampling
+from quatrain.seeds import mix
 from quatrain.tasks.embedded import tokenizer, untrained
-from quatrain.tasks.hashing import mix
 from quatrain.tasks.letters import split_of
 from quatrain.tasks.loading import load_task
 from quatrain.tasks.shapes import shapes

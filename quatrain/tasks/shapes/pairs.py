@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from quatrain.errors import QuatrainError
 from quatrain.protocols import Item
-from quatrain.tasks.hashing import mix
+from quatrain.seeds import mix
 from quatrain.tasks.shapes.problems import Problems, generation, understanding
 from quatrain.tasks.shapes.scenes import COLOURS, FORMS, SIDE, Scene
 

@@ -8,7 +8,7 @@ from random import Random
 
 from quatrain.errors import QuatrainError
 from quatrain.protocols import Item
-from quatrain.tasks.hashing import mix
+from quatrain.seeds import mix
 from quatrain.tasks.letters import SPLITS, split_of
 from quatrain.tasks.letters.kind import below
 from quatrain.tasks.shapes.questions import ask

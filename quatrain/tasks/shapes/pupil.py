@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from quatrain.tasks.hashing import mix
+from quatrain.seeds import mix
 from quatrain.tasks.shapes.problems import Problems
 from quatrain.tasks.shapes.questions import misread, questions
 from quatrain.tasks.shapes.scenes import CODEBOOK, image
