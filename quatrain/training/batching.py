@@ -39,10 +39,13 @@ def micro_batches(batch: Batch, tokens: int) -> Iterator[Batch]:
     """The rows in order of size, in parts of at most ``tokens`` padded positions (or one row): little padding is computed."""
     sizes = row_sizes(batch)
     order = torch.argsort(sizes, stable=True)
-    start = 0
+    start, count = 0, len(batch)
     longest = sizes[order].tolist()
-    for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - start) * longest[end] > tokens:
+    if count and count * longest[-1] <= tokens:
+        yield batch.take(order).trim()
+        return
+    for end in range(1, count + 1):
+        if end == count or (end + 1 - start) * longest[end] > tokens:
             yield batch.take(order[start:end]).trim()
             start = end
 

@@ -65,27 +65,32 @@ def explain(recipe: Recipe, beside: Recipe | None = None) -> str:
     for number, stage in enumerate(recipe.stages):
         order = "" if stage.executor is synchronous else f", {expression(stage.executor)}"
         lines.append(f"  stage {stage.name or number}: {expression(stage.rounds)} rounds{order}")
-        for step in stage.all_steps():
-            if isinstance(step, Repeat):
-                lines.append(f"    {expression(step.times)} times over:")
-                continue
-            objective = getattr(step, "loss", None)
-            if not isinstance(objective, Objective):
-                lines.append(f"    {expression(step, 4)}")
-                continue
-            settings = ", ".join(
-                f"{part.name}={expression(getattr(step, part.name))}"
-                for part in fields(step)
-                if part.name not in ("loss", "rule") and not _is_default(step, part)
-            )
-            lines.append(f"    Fit({settings or 'one update per batch'}), {expression(step.rule, 4, full=True)}")
-            for name, term in objective.terms.items():
-                lines.append(f"      term {name}")
-                for part in fields(Term):
-                    text = expression(getattr(term, part.name), 8, full=True)
-                    mark = "*" if other is not None and other.get((name, part.name)) != text else " "
-                    lines.append(f"      {mark} {part.name + ':':13}{text}")
+        for step in stage.steps:
+            lines += _step_lines(step, 4, other)
     return "\n".join(lines)
+
+
+def _step_lines(step: Any, indent: int, other: Mapping[tuple[str, str], str] | None) -> list[str]:
+    """A step; a Repeat with what it repeats further in, a Fit of terms part by part."""
+    margin = " " * indent
+    if isinstance(step, Repeat):
+        inside = (line for part in step.steps for line in _step_lines(part, indent + 2, other))
+        return [f"{margin}{expression(step.times)} times over:", *inside]
+    if not isinstance(objective := getattr(step, "loss", None), Objective):
+        return [margin + expression(step, indent)]
+    settings = ", ".join(
+        f"{part.name}={expression(getattr(step, part.name))}"
+        for part in fields(step)
+        if part.name not in ("loss", "rule") and not _is_default(step, part)
+    )
+    lines = [f"{margin}Fit({settings or 'one update per batch'}), {expression(step.rule, indent, full=True)}"]
+    for name, term in objective.terms.items():
+        lines.append(f"{margin}  term {name}")
+        for part in fields(Term):
+            text = expression(getattr(term, part.name), 8, full=True)
+            mark = "*" if other is not None and other.get((name, part.name)) != text else " "
+            lines.append(f"{margin}  {mark} {part.name + ':':13}{text}")
+    return lines
 
 
 def _term_lines(recipe: Recipe) -> dict[tuple[str, str], str]:
