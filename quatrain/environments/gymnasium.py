@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from quatrain.errors import QuatrainError, nearest
 from quatrain.models.networks import NetworkPolicy
 from quatrain.protocols import Policy, Sampling
 
+if TYPE_CHECKING:
+    from quatrain.environments.recorded import Recorded
+
 
 class GymTask:
     """A ``quatrain.protocols.Task`` over E copies of a Gymnasium environment. A start is the seed of a reset.
@@ -25,6 +29,7 @@ class GymTask:
     copies   E, how many environments ``steps`` keeps alive.
     seed     of every start: 0 ≤ seed < 2²⁹.
     options  keyword arguments of the environment.
+    data     a data set of its episodes, made or read when first asked for: ``environments.recorded``.
 
     Two ways to collect, both with one forward of the policy per step for all copies:
 
@@ -57,14 +62,21 @@ class GymTask:
         )
     )
 
-    has: frozenset[str] = frozenset()  # neither demonstrations nor preference pairs
-
-    def __init__(self, env_id: str, copies: int = 16, seed: int = 0, options: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        env_id: str,
+        copies: int = 16,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+        data: Callable[[GymTask], Recorded] | None = None,
+    ):
         if copies < 1 or not 0 <= seed < 2**29:
             raise QuatrainError(
                 "a task has at least one copy and a small seed", given=f"copies={copies}, seed={seed}", expected="0 ≤ seed < 2**29"
             )
         self.name, self.env_id, self.copies, self.seed, self.options = f"gym:{env_id}", env_id, copies, seed, dict(options or {})
+        self.has = frozenset({"recordings"} if data else ())  # neither demonstrations nor preference pairs
+        self._data = data
         self._resettable: dict[int, Copies] = {}
         self._living: Living | None = None
         first = self._copies(1)
@@ -117,6 +129,13 @@ class GymTask:
         if state:
             self.living.load_state_dict(state)
 
+    @cached_property
+    def recorded(self) -> Recorded:
+        """Its data set. QuatrainError where it has none."""
+        if self._data is None:
+            raise QuatrainError(f"{self.name} has no data set", fix=f"task={self.name}?data=FOLDER, or data=0.8*random+0.2*good")
+        return self._data(self)
+
     def demonstrations(self, policy: Policy, starts: Sequence[int]) -> Batch:
         raise QuatrainError(f"{self.name} has no demonstrations", fix="use a recipe without demonstrations, such as ppo, reinforce or grpo")
 
@@ -127,7 +146,8 @@ class GymTask:
 
         ``return``: their mean undiscounted return; ``return/std``; ``length``: mean number of actions. ``samples`` above 1 adds
         ``return/sampled``, the mean over that many sampled episodes per start. ``sampling.max_actions`` counts only where the
-        environment has no limit of its own.
+        environment has no limit of its own. ``normalised``, where the data set says what a random and a good policy return: the
+        mean return in per cent of the way from one to the other.
         """
         sampling = sampling or Sampling()
         limit = Sampling(max_actions=self.max_steps or sampling.max_actions)
@@ -139,6 +159,8 @@ class GymTask:
         if samples > 1:
             sampled = [start for start in starts for _ in range(samples)]
             numbers["return/sampled"] = self._episodes(policy, sampled, limit, seed)["reward"].mean()
+        if self.has and self.recorded.scores:
+            numbers["normalised"] = self.recorded.normalised(float(numbers["return"]))
         return {name: float(value) for name, value in numbers.items()}
 
     def close(self) -> None:
@@ -181,3 +203,27 @@ class GymTask:
             if not alive.any():
                 break
         return record.batch(policy, sampling, starts, np.zeros((len(starts), record.length), np.int64), np.zeros(len(starts)))
+
+
+def gym_task(spec: str, seed: int = 0, limit: int | None = None) -> GymTask:
+    """The task of a text: ``gym:CartPole-v1``, ``gym:Pendulum-v1?data=0.8*random+0.2*good&size=20000``, ``gym:…?data=FOLDER``.
+
+    limit  at most this many transitions of the data set.
+    """
+    head, _, query = spec.removeprefix("gym:").partition("?")
+    options = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
+    for name in options:
+        if name not in ("data", "size"):
+            raise QuatrainError(f"an environment has no option {name!r}", given=spec, fix=nearest(name, ("data", "size")))
+    size = options.get("size", "10000")
+    if not size.isdigit() or int(size) < 1:
+        raise QuatrainError("size is the number of transitions of a data set that is made", given=f"size={size}")
+    if not (data := options.get("data")):
+        return GymTask(head, seed=seed)
+
+    def recorded(task: GymTask) -> Recorded:
+        from quatrain.environments.recorded import record
+
+        return record(task, data, int(size), limit)
+
+    return GymTask(head, seed=seed, data=recorded)

@@ -68,6 +68,7 @@ def load_task(
         shapes   shapes:generation?objects=3-5       images of 16 tokens, read and drawn
         plane:route   plane:push   plane:reach       the laboratory of small continuous worlds
         gym:CartPole-v1                              an environment
+        gym:Pendulum-v1?data=0.8*random+0.2*good     with a data set, of policies or of a folder in Minari's layout
         grid   grid?size=4   toolworld?agents=team   an embedded environment of texts, in turns
         mine.py:Class?option=value                   a user's own: see ``environments.text.TextEnvironment``
         tables:rtb?horizon=20                        a tabular problem: everything about a policy is known exactly
@@ -80,7 +81,7 @@ def load_task(
     reward   see ``rewards.spec.load_reward``. None: the task's own; records have none (``Unjudged``).
     prompt, answer, solution, messages, chosen, rejected   for records: the column that holds it; well-known names are found.
     heldout  for records: a share (0: none), or a file of held-out records. A source's own held-out split goes before a share.
-    limit    for records: at most this many to train on, from the beginning.
+    limit    for records and data sets of transitions: at most this many to train on, from the beginning.
     workers, deadline (seconds per completion), on_error   see ``RewardWorkers``.
     check    try the reward on the first items now.
 
@@ -91,12 +92,12 @@ def load_task(
     columns = {"prompt": prompt, "answer": answer, "solution": solution, "messages": messages, "chosen": chosen, "rejected": rejected}
     is_path = _is_path(head)
     if not is_path and kind in ("gym", "plane"):
-        from quatrain.environments.gymnasium import GymTask
+        from quatrain.environments.gymnasium import gym_task
         from quatrain.environments.plane.task import plane
 
         if judge is not None:
             raise QuatrainError("an environment gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
-        return plane(spec, seed) if kind == "plane" else GymTask(spec.removeprefix("gym:"), seed=seed)
+        return plane(spec, seed) if kind == "plane" else gym_task(spec, seed, limit)
     if is_turned(spec):
         from quatrain.tasks.turns import TurnTask
 
