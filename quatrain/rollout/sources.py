@@ -114,14 +114,20 @@ class Pairs:
         return batch
 
 
+EXPECTED = {
+    "demonstrations": "a column of worked solutions",
+    "pairs": "columns of chosen and rejected completions",
+    "recordings": "an environment with a data set: gym:Pendulum-v1?data=0.8*random+0.2*good, or ?data=FOLDER",
+}
+
+
 def require(task: Any, what: str) -> None:
-    """Refuse a task that does not hold ``demonstrations`` or ``pairs``."""
-    if what not in task.has:
-        columns = "a column of worked solutions" if what == "demonstrations" else "columns of chosen and rejected completions"
+    """Refuse a task that does not hold ``demonstrations``, ``pairs`` or ``recordings``."""
+    if what not in getattr(task, "has", ()):
         raise QuatrainError(
             f"this recipe learns from {what}, and the task has none",
             given=task.name,
-            expected=columns,
+            expected=EXPECTED[what],
             fix="another task, or a recipe that explores",
         )
 
