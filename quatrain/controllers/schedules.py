@@ -49,7 +49,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Annealed:
-    """A knob that falls linearly from its peak to 0 over the rounds of each stage: peak·(1 − k/K) in round k of K.
+    """A knob that falls linearly from its peak over the rounds of a stage: peak·max(floor, 1 − k/K) in round k of K.
+
+    stage  only in the stage of that number; None: in each. Elsewhere it is at its peak.
 
     >>> from types import SimpleNamespace
     >>> [Annealed("t", 2.0, rounds=4)(SimpleNamespace(round=k, knobs={}), {})["t"] for k in (1, 2, 3, 4)]
@@ -61,7 +63,10 @@ class Annealed:
     knob: str
     peak: float = 1.0
     rounds: int | Knob = Knob("steps", 200)
+    floor: float = 0.0
+    stage: int | None = None
 
     def __call__(self, state: Any, metrics: Mapping[str, float]) -> dict[str, float]:
         rounds = resolve(self.rounds, state.knobs)
-        return {self.knob: self.peak * (1 - state.round / rounds if state.round < rounds else 1.0)}
+        falls = (self.stage is None or self.stage == state.stage) and state.round < rounds
+        return {self.knob: self.peak * (max(self.floor, 1 - state.round / rounds) if falls else 1.0)}

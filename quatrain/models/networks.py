@@ -316,9 +316,11 @@ def load_network(folder: str | Path) -> NetworkPolicy:
 def deterministic(policy: NetworkPolicy, hidden: Sequence[int] = (256, 256), noise: float = 0.1, dropout: float = 0.0) -> NetworkPolicy:
     """An untrained relu network of the same observations and box of actions that chooses one action, and explores around it by ``noise``.
 
-    Raises QuatrainError for a policy whose actions are no box.
+    A policy that is one already stays as it is. Raises QuatrainError for a policy whose actions are no box.
     """
     box = policy.action_space
+    if isinstance(box, Squashed):
+        return policy
     if not isinstance(box, Box):
         raise QuatrainError(
             "a deterministic policy has actions in a box", given=box, fix="a task with continuous actions, such as gym:Pendulum-v1"
@@ -326,3 +328,15 @@ def deterministic(policy: NetworkPolicy, hidden: Sequence[int] = (256, 256), noi
     twin = NetworkPolicy(policy.observation_size, Squashed(box.low, box.high, noise), hidden, policy.seed, "relu", dropout)
     twin.module.to(policy.device)
     return twin
+
+
+@dataclass(frozen=True)
+class DeterministicOf:
+    """How a recipe makes a deterministic policy of a given one's observations and actions: see ``deterministic``."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    noise: float = 0.1
+    dropout: float = 0.0
+
+    def __call__(self, policy: NetworkPolicy) -> NetworkPolicy:
+        return deterministic(policy, self.hidden, self.noise, self.dropout)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quatrain.batch import Batch, group_index, group_sum
 from quatrain.errors import QuatrainError
+from quatrain.knobs import Knob
 from quatrain.parts.needs import needs, needs_of
 
 
@@ -29,6 +30,19 @@ def sequence_mean(batch: Batch, where: Tensor) -> Tensor:
 def sequence_sum(batch: Batch, where: Tensor) -> Tensor:
     """1/N: the mean over trajectories of their sums (REINFORCE, RLOO)."""
     return where.double() / _rows(where)
+
+
+@dataclass(frozen=True)
+class PerDimension:
+    """scale/(D·Σ|o|): every selected action counts the same, and each of its D numbers; of actions [N, T, D].
+
+    It makes a log-density of actions a mean over their dimensions, as mean squared errors are.
+    """
+
+    scale: float | Knob = 1.0
+
+    def __call__(self, batch: Batch, where: Tensor) -> Tensor:
+        return token_mean(batch, where) * (self.scale / batch.actions[0, 0].numel())
 
 
 @dataclass(frozen=True)
@@ -90,12 +104,12 @@ class Over:
         return self.aggregation(batch, batch.mask & self.selection(batch))
 
 
-def _rows(where: Tensor) -> Tensor:
-    return where.any(1).sum().clamp(min=1)
-
-
 @needs("current_q")
 def value_scale(batch: Batch, where: Tensor) -> Tensor:
     """1/Σ|Q|: a mean that is divided by the mean size of the critic's value (TD3+BC; Fujimoto & Gu 2021, eq. 5), a constant."""
     w = where.double()
     return w / torch.where(where, batch["current_q"].double(), 0.0).abs().sum().clamp(min=1e-8)
+
+
+def _rows(where: Tensor) -> Tensor:
+    return where.any(1).sum().clamp(min=1)

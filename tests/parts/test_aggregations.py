@@ -7,7 +7,7 @@ import torch
 
 from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
-from quatrain.parts.aggregations import ConstantLength, PerGroup, sequence_mean, sequence_sum, token_mean
+from quatrain.parts.aggregations import ConstantLength, PerDimension, PerGroup, sequence_mean, sequence_sum, token_mean, value_scale
 
 # Three selected actions, one, none, two; groups (0, 1) and (2, 3), and a third group in which nothing is selected.
 WHERE = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0], [0, 1, 1], [0, 0, 0]]).bool()
@@ -51,3 +51,16 @@ def test_unknown_averages_are_refused():
         with pytest.raises(QuatrainError, match="unknown average"):
             PerGroup(**options)
     assert PerGroup(by="pair").needs == ("pair",)
+
+
+def test_a_mean_per_dimension_divides_by_the_numbers_of_an_action():
+    mask = torch.tensor([[True, True], [True, False]])
+    batch = Batch(mask, torch.zeros(2, 2, 4))
+    assert torch.equal(PerDimension(2.0)(batch, mask), token_mean(batch, mask) / 2)
+    assert torch.equal(PerDimension()(Batch(mask, torch.zeros(2, 2)), mask), token_mean(batch, mask))
+
+
+def test_a_mean_divided_by_the_mean_size_of_the_value():
+    mask, q = torch.tensor([[True], [True], [False]]), torch.tensor([[3.0], [-1.0], [float("nan")]])
+    found = value_scale(Batch(mask, torch.zeros(3, 1), {"current_q": q}), mask)
+    assert found.tolist() == [[0.25], [0.25], [0.0]]

@@ -65,7 +65,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "treepo": [{"levels": "size", "drop": True}, {"levels": "root"}],
     "topr": [{"ratio": "token", "refresh": 2}, {"taper": "truncated"}],
 }
-ELSEWHERE = {"adaflow", "training-free-grpo"}  # a policy that is no table, or no gradient: its own file runs what is run here
+ELSEWHERE = {"adaflow", "spot", "training-free-grpo"}  # a policy that is no table, or no gradient: their own files run what is run here
 ALL = [(entry.name, options) for entry in entries() if entry.name not in ELSEWHERE for options in [{}, *VARIANTS.get(entry.name, [])]]
 every_recipe = pytest.mark.parametrize(("name", "options"), ALL, ids=[f"{name}-{options}" if options else name for name, options in ALL])
 LEARNERS = [(name, options) for name, options in ALL if any(make(name, **options).fits(Objective))]  # of a policy, by a policy gradient

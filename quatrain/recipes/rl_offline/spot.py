@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from quatrain.controllers.schedules import Annealed
+from quatrain.estimator import Term
+from quatrain.knobs import Knob
+from quatrain.models.behaviour_vae import DensityOf
+from quatrain.parts.aggregations import PerDimension, token_mean
+from quatrain.parts.likelihoods import CriticAlong
+from quatrain.recipes.rl_offline.td3 import BATCH, EXPLORE, LOAD, VALUE, actor_fit, adam, imitation, td3_models, td3_round
+from quatrain.rollout.replayed import Draw
+from quatrain.stores.replay import Replay
+from quatrain.training.fits import NegativeLogDensity
+from quatrain.training.recipe import Recipe, Stage
+from quatrain.training.registry import recipe
+from quatrain.training.selves import Made
+from quatrain.training.steps import Collect, Fit, Repeat
+
+TITLE = "Supported Policy Optimization for Offline Reinforcement Learning"
+
+
+@recipe("spot", family="rl-offline", title=TITLE, paper="2202.06239")
+def spot(
+    lam: float = 0.1,
+    unit: Literal["nats", "code"] = "nats",
+    bound: Literal["elbo", "iwae"] = "elbo",
+    samples: int = 1,
+    beta: float = 0.5,
+    hidden: int = 256,
+    vae_hidden: int = 750,
+    dropout: float = 0.1,
+    noise: float = 0.1,
+) -> Recipe:
+    """Supported Policy Optimization: an offline actor–critic whose actor stays where the data is dense.
+
+    L(θ) = E_s [−Q₁(s, μ_θ(s)) / E|Q₁| − λ log π̂_β(μ_θ(s)|s)]                                        (Wu et al. 2022, eq. 13)
+
+    Three stages: ``density``, the bound log π̂_β of a conditional VAE; ``offline``, TD3 with that actor on the task's data set;
+    ``online`` (``online_steps`` above 0), the same with exploration, its steps added to the replay, λ falling to a fifth.
+
+    unit   of λ: ``nats``, the paper's equation; ``code``, the released code's mean error + β·mean KL, which is −log π̂_β times
+           β/2 per dimension of the action. Its tuned λ are in that unit: 0.05 to 1.
+    bound, samples   the evidence bound of ``samples`` draws, or the importance-weighted one.
+
+    → TD3 at λ = 0 (then without a density). The paper makes 10⁶ updates of the critics, 10⁵ of the density; a round makes 100.
+    Inferred: the actor draws rows of its own. Observations are not standardised.
+    """
+    mean = token_mean if unit == "nats" else PerDimension(beta / 2)
+    support = Term(likelihood=CriticAlong("behaviour"), aggregation=mean, weight=Knob("support", lam))
+    terms = {"value": VALUE} | ({"support": support} if lam else {})
+    fitted = (Collect(Draw(BATCH), into="density"), Fit(NegativeLogDensity(), "behaviour", adam("vae_lr", 1e-3), "density"))
+    stages = (
+        *((Stage((Repeat(fitted, Knob("vae_updates", 100)),), Knob("vae_steps", 20), "density"),) if lam else ()),
+        Stage((td3_round(terms),), name="offline"),
+        Stage((EXPLORE, td3_round(terms, Knob("online_updates", 64))), Knob("online_steps", 0), "online"),
+    )
+    behaviour = {"behaviour": Made(DensityOf(beta, (vae_hidden, vae_hidden), bound, samples))} if lam else {}
+    return Recipe(
+        (replace(stages[0], begin=(LOAD,)), *stages[1:]),
+        models={**td3_models(hidden, noise, dropout), **behaviour},
+        stores={"replay": Replay(Knob("capacity", 1_000_000))},
+        controllers=(Annealed("support", lam, Knob("online_steps", 0), floor=0.2, stage=2),) if lam else (),
+    )
+
+
+def cloning() -> Recipe:
+    """The actor alone, by the squared error to the data's actions."""
+    made = spot(lam=0.0, hidden=SIZE)
+    return replace(made, stages=(Stage((Repeat(actor_fit({"imitation": imitation()}), Knob("updates", 50)),), begin=(LOAD,)),))
+
+
+def td3() -> Recipe:
+    return spot(lam=0.0, hidden=SIZE)
+
+
+def td3_bc() -> Recipe:
+    """TD3 with the squared error to the data's actions in the density's place."""
+    return replace(td3(), stages=(Stage((td3_round({"value": VALUE, "imitation": imitation()}),), begin=(LOAD,)),))
+
+
+SIZE = 64
