@@ -26,7 +26,7 @@ def mean_of_others(value: Tensor, index: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class CrossBaseline:
-    """A_i = r_i − mean_{j≠i} v_j over the group: Cho et al. 2026 (POISE); for a group of two A_1 = r_1 − v_2, A_2 = r_2 − v_1.
+    """A_i = r_i − mean_{j≠i} v_j over the group: Choi et al. 2026 (POISE); for a group of two A_1 = r_1 − v_2, A_2 = r_2 − v_1.
 
     value  the row value v_j, anything that is known of trajectory j: what depends on it may not be its own baseline, but, given the
            prompt, it is independent of the other trajectories, so that as theirs it leaves the gradient unbiased.
