@@ -56,7 +56,7 @@ claim(
         "generation": "grpo:kl=0,task=shapes:generation",
         "random": "pairuni:pairs=random",
     },
-    settings={"task": "shapes", "model": "tiny:shapes", "steps": 120, "prompts": 16, "eval_count": 512, "eval_every": 40},
+    settings={"task": "shapes", "model": "tiny:shapes", "steps": 100, "prompts": 16, "eval_count": 512, "eval_every": 50},
     metric="joint",
     stand_in=STAND_IN,
     why="All pairs come from one small world, so that items at random share most of their attributes as well.",
