@@ -70,8 +70,8 @@ claim(
         "random",
     ),
     measure=cosines,
-    settings={"pairs": 24, "group": 16},
+    settings={"pairs": 32, "group": 32},
     smoke={"pairs": 3, "group": 4},
-    stand_in=STAND_IN + "; the gradients of single pairs of 16 samples per side, at the weights that training begins from",
+    stand_in=STAND_IN + "; the gradients of single pairs of 32 samples per side, at the weights that training begins from",
     why="One pair's gradient is mostly noise of sampling, and of its own answer's tokens: cosines are small for either kind.",
 )
