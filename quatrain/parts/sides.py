@@ -50,9 +50,9 @@ def pair_mean(batch: Batch, where: Tensor) -> Tensor:
 class Powered:
     """[N] a row's value, at least 0, to a power: ``Powered("similarity", 0.5)`` weighs both sides of a pair by √s. Power 0: 1.
 
-    >>> batch = Batch(torch.ones(2, 1, dtype=torch.bool), torch.zeros(2, 1), rows={"similarity": torch.tensor([0.64, 1.0])})
+    >>> batch = Batch(torch.ones(2, 1, dtype=torch.bool), torch.zeros(2, 1), rows={"similarity": torch.tensor([0.25, 1.0])})
     >>> Powered("similarity", 0.5)(batch).tolist()
-    [0.8, 1.0]
+    [0.5, 1.0]
     """
 
     of: str
