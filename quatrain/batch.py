@@ -23,6 +23,11 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "current_logp": ("log π_θ of the action under the weights being trained", "the training loop, when scoring"),
     "current_entropy": ("entropy of π_θ at the action, nats", "the training loop, when scoring"),
     "current_top_logp": ("log π_θ of the likeliest action", "the training loop, when scoring"),
+    "current_policy_shift": (
+        "m_F: how far this action's update alone moves the policy, a KL in nats",
+        "Shifts(…) among the edits of the Fit",
+    ),
+    "current_objective_shift": ("m_H: what this action's update alone adds to its objective", "Shifts(…) among the edits of the Fit"),
     "current_q": ("the critic's value of π_θ's own action", "the training loop, when scoring, with a model named critic"),
     "behaviour_logp": ("log-probability under the distribution really sampled from", "a sampling source: OnPolicy"),
     "old_logp": ("log-probability under the weights at the start of the update", "OnPolicy, or the edit Score('policy', name='old_logp')"),

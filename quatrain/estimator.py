@@ -240,6 +240,8 @@ class Objective:
     def current(self, policy: Policy, batch: Batch, others: Mapping[str, Policy]) -> dict[Statistic, Tensor]:
         """The statistics that live parts read, without gradient."""
         read = {CURRENT[column] for term in self.terms.values() for _, column in term.needs() if column in CURRENT}
+        if not read:  # live by columns that came with the rows of the update
+            return {}
         with torch.no_grad():
             return policy.score(batch, sorted(read, key=repr), others=others)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from quatrain.batch import Batch, Origin
 from quatrain.knobs import resolve
 from quatrain.models.distributions import Categorical
+from quatrain.models.last_layer import LastLayer
 from quatrain.protocols import Sampling
 from quatrain.training.recipe import Recipe
 from quatrain.training.steps import Fit
@@ -50,6 +51,11 @@ class TabularPolicy:
             frozen = {name: other.distribution(batch, where) for name, other in (others or {}).items()}
         values = {statistic: statistic(own, batch.actions[where], frozen) for statistic in statistics}
         return {statistic: value.new_zeros(batch.shape).masked_scatter(where, value) for statistic, value in values.items()}
+
+    def last_layer(self, batch: Batch) -> LastLayer:
+        own, temperature = self.distribution(batch, batch.mask), batch["temperature"][batch.mask] if "temperature" in batch else 1.0
+        features = nn.functional.one_hot(batch["state"][batch.mask], len(self.table)).to(self.table.dtype) / temperature
+        return LastLayer(self.table, features, lambda rows: own, transposed=True)
 
     def clone(self) -> TabularPolicy:
         twin = copy.deepcopy(self)
@@ -153,6 +159,10 @@ def case(
     prm = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed + 7), dtype=torch.float64)
     columns["prm_logp"] = plain_logp(table + stale * prm, bare)
     columns = {name: torch.where(mask, value, NAN).to(dtype) for name, value in columns.items()}
+    aside = torch.Generator().manual_seed(seed + 7)
+    for name, size in (("current_policy_shift", 1.5e-4), ("current_objective_shift", 1.5e-2)):  # about a third beyond CAPO's limits
+        shift = size * torch.rand(shape, generator=aside, dtype=torch.float64)
+        columns[name] = torch.where(mask, shift, NAN).to(dtype)
     others = torch.randn(*shape, 2, actions, generator=torch.Generator().manual_seed(seed + 6), dtype=torch.float64).softmax(-1)
     columns["target_probs"] = torch.where(mask[..., None, None], others, NAN).to(dtype)
     last = mask & (torch.arange(length) == torch.where(mask, torch.arange(length), -1).amax(1, keepdim=True))

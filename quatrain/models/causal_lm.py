@@ -17,8 +17,9 @@ from quatrain.errors import QuatrainError
 from quatrain.models import backbone as halves
 from quatrain.models.decoding import Decoding, Samples, Stops
 from quatrain.models.features import hidden_features
+from quatrain.models.last_layer import LastLayer
 from quatrain.models.sampler import sample
-from quatrain.models.scorer import CHUNK_ELEMENTS, score
+from quatrain.models.scorer import CHUNK_ELEMENTS, last_layer, score
 from quatrain.protocols import Sampling, Statistic
 
 Messages = Sequence[Mapping[str, str]]
@@ -232,6 +233,11 @@ class CausalLM:
         """[N, 2·layers·D] hidden states at the prompt's end and pooled over the actions: see ``features.hidden_features``."""
         self._ready()
         return hidden_features(self.backbone, batch, role, layers)
+
+    def last_layer(self, batch: Batch) -> LastLayer:
+        """The head and its inputs at the actions; see ``scorer.last_layer``."""
+        self._ready()
+        return last_layer(self.backbone, batch, chunk_elements=self.chunk_elements)
 
     def _ready(self) -> None:
         """Evaluation mode, except that Hugging Face checkpoints gradients in training mode only (dropout is off in both)."""

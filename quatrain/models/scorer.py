@@ -23,6 +23,7 @@ from quatrain.models.backbone import Backbone
 from quatrain.models.chunked import by_chunks
 from quatrain.models.distributions import Categorical
 from quatrain.models.fused import BLOCK, log_prob_and_entropy
+from quatrain.models.last_layer import LastLayer
 from quatrain.models.prefix_tree import cost_of, fits, grow, hidden_of
 from quatrain.models.products import FastLinear, is_onednn
 from quatrain.parts.likelihoods import Entropy, LogProb
@@ -116,8 +117,7 @@ def score(
     with torch.no_grad():
         seen = {name: hidden_at_actions(others[name], batch, name if name in batch.contexts else role) for name in sorted(needed)}
     action = batch.actions[batch.mask]
-    temperature = spread(batch["temperature"], batch)[batch.mask].nan_to_num(1.0) if "temperature" in batch else None
-    support = batch["support"][batch.mask] if "support" in batch else None
+    support, temperature = _sampled_from(batch)
 
     if len(hidden) * backbone.vocabulary > chunk_elements and support is None and _is_fused(backbone, hidden, statistics):
         elements = min(BLOCK, chunk_elements) if hidden.device.type == "cpu" else chunk_elements
@@ -135,6 +135,37 @@ def score(
 
     size = max(1, chunk_elements // backbone.vocabulary)
     return _placed(batch, statistics, by_chunks(measure, hidden, backbone.head, size, backbone.plain_head))
+
+
+def last_layer(backbone: Backbone, batch: Batch, role: str = "policy", chunk_elements: int = CHUNK_ELEMENTS) -> LastLayer:
+    """The head and what it reads at the M actions, in at least fp32; the weights are the model's own, whatever else they are tied to.
+
+    Raises QuatrainError for a head that is no bare matrix product, is sharded or not trained, and for capped logits.
+    """
+    weight = backbone.head.weight
+    if not backbone.plain_head or backbone.softcap is not None or type(weight.data) is not Tensor or not weight.requires_grad:
+        raise QuatrainError(
+            "this recipe models the update of the language-model head",
+            given=f"{type(backbone.head).__name__}, trained: {weight.requires_grad}, softcap: {backbone.softcap}",
+            expected="a bare linear head that is trained, on one device, without a cap on the logits",
+        )
+    states = hidden_at_actions(backbone, batch, role)
+    support, temperature = _sampled_from(batch)
+
+    def distribution(rows: slice) -> Categorical:
+        return Categorical(
+            backbone.logits(states[rows]), None if support is None else support[rows], None if temperature is None else temperature[rows]
+        )
+
+    hidden = states.to(torch.promote_types(states.dtype, torch.float32)) * backbone.scale
+    hidden = hidden if temperature is None else hidden / temperature.to(hidden.dtype)[:, None]
+    return LastLayer(weight, hidden, distribution, chunk=max(1, chunk_elements // backbone.vocabulary))
+
+
+def _sampled_from(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    """(support [M, K], temperature [M]) of the actions; None where it is the whole vocabulary, or 1."""
+    temperature = spread(batch["temperature"], batch)[batch.mask].nan_to_num(1.0) if "temperature" in batch else None
+    return batch["support"][batch.mask] if "support" in batch else None, temperature
 
 
 def _placed(batch: Batch, statistics: Sequence[Statistic], values: Sequence[Tensor]) -> dict[Statistic, Tensor]:

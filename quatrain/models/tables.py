@@ -18,6 +18,7 @@ from quatrain.batch import Batch, spread
 from quatrain.errors import QuatrainError
 from quatrain.models.critics import make_critic
 from quatrain.models.distributions import Categorical
+from quatrain.models.last_layer import LastLayer
 
 
 class Table(nn.Module):
@@ -45,11 +46,8 @@ class TablePolicy:
 
     def distribution(self, batch: Batch) -> Categorical:
         """Of the M selected actions."""
-        where = batch.mask
-        support = batch["support"][where] if "support" in batch else None
-        # A demonstration was not sampled: it has no temperature (NaN), which means 1.
-        temperature = spread(batch["temperature"], batch)[where].nan_to_num(nan=1.0) if "temperature" in batch else None
-        return Categorical(self.logits(batch)[where], support, temperature)
+        support = batch["support"][batch.mask] if "support" in batch else None
+        return Categorical(self.logits(batch)[batch.mask], support, _temperature(batch))
 
     def score(
         self, batch: Batch, statistics: Sequence[Any], role: str = "policy", others: Mapping[str, Any] | None = None
@@ -59,6 +57,13 @@ class TablePolicy:
             frozen = {name: other.distribution(batch) for name, other in (others or {}).items()}
         values = {statistic: statistic(own, batch.actions[batch.mask], frozen) for statistic in statistics}
         return {statistic: value.new_zeros(batch.shape).masked_scatter(batch.mask, value) for statistic, value in values.items()}
+
+    def last_layer(self, batch: Batch) -> LastLayer:
+        """A table is one: its features are the rows that a state consists of."""
+        own, temperature = self.distribution(batch), _temperature(batch)
+        features = nn.functional.one_hot(batch["state"][batch.mask], len(self.table)).sum(1).to(self.table.dtype)
+        features = features if temperature is None else features / temperature[:, None]
+        return LastLayer(self.table, features, lambda rows: own, transposed=True)
 
     def clone(self) -> TablePolicy:
         twin = copy.deepcopy(self)
@@ -107,6 +112,11 @@ class TableChoiceValues:
 
     def clone(self) -> TableChoiceValues:
         return copy.deepcopy(self)
+
+
+def _temperature(batch: Batch) -> Tensor | None:
+    """[M] of the selected actions; None is 1. A demonstration was not sampled: it has no temperature (NaN), which means 1."""
+    return spread(batch["temperature"], batch)[batch.mask].nan_to_num(nan=1.0) if "temperature" in batch else None
 
 
 def rows_of(batch: Batch, role: str = "policy") -> Tensor:

@@ -45,6 +45,17 @@ def judged(batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
+class AtRandom:
+    """A share of the actions, chosen by their own ``draw``: the control of any selection that leaves as many out."""
+
+    share: float
+    needs = ("draw",)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return batch.mask & (batch["draw"].double() * 2.0**-62 < self.share)
+
+
+@dataclass(frozen=True)
 class Both:
     """Actions that every one of several selections has."""
 

@@ -46,8 +46,9 @@ def sampled_strip(recipe: Recipe, state: State) -> tuple[list[str], Mapping[str,
     found = list(recipe.fits(Objective))
     if batch is None or not len(batch) or not found or not hasattr(policy, "decode"):
         return [], {}
-    objective = resolve(found[-1][1].loss, state.knobs)
-    part = batch if len(batch) <= 64 else batch.take(torch.arange(64))
+    fit = resolve(found[-1][1], state.knobs)
+    objective = fit.loss
+    part = fit.edited(state, batch if len(batch) <= 64 else batch.take(torch.arange(64)))
     scores = policy.score(part, objective.statistics(), others={name: state.models[name] for name in objective.models()})
     terms = objective(part, scores).terms
     total = sum(term.coefficient.abs().sum(1) for term in terms.values())

@@ -63,16 +63,7 @@ class Collect:
         provided = set(self.source.provides(task))
         if (read := getattr(self.source, "store", None)) is not None:
             provided |= read_from(read, stores, "a source")
-        for edit in self.edits:
-            if hasattr(edit, "check"):
-                edit.check(task)
-            for name in needs_of(edit):
-                if name not in provided:
-                    raise missing(name, provided, repr(edit))
-            for name in set(getattr(edit, "models", ())) - models:
-                raise QuatrainError(f"{edit!r} asks a model that the recipe does not name", given=name, expected=", ".join(sorted(models)))
-            provided |= set(getattr(edit, "provides", ()))
-        stores[self.into] = provided
+        stores[self.into] = with_edits(self.edits, provided, task, models)
 
     def __call__(self, state: State) -> None:
         began = perf_counter()
@@ -93,6 +84,7 @@ class Fit:
     rule          gradients → weights.
     source        the store that is read.
     epochs        passes over it; minibatches: updates per pass, cut by whole groups.
+    edits         of the rows of each update, just before it: what depends on the weights and the optimiser as they are then.
     micro_tokens  the most (padded) positions that one forward and backward holds; changes memory, never the gradient.
     """
 
@@ -103,9 +95,10 @@ class Fit:
     epochs: int | Knob = 1
     minibatches: int | Knob = 1
     micro_tokens: int | Knob = Knob("micro_tokens", 16384)
+    edits: tuple[Edit, ...] = ()
 
     def check(self, task: Any, models: set[str], stores: dict[str, set[str]]) -> None:
-        provided = read_from(self.source, stores, "a Fit")
+        provided = with_edits(self.edits, read_from(self.source, stores, "a Fit"), task, models)
         for name in {self.model, *self.loss.models()} - models:
             raise QuatrainError("a Fit names a model that the recipe does not have", given=name, expected=", ".join(sorted(models)))
         self.loss.check(provided)
@@ -118,8 +111,14 @@ class Fit:
         batch = step.loss.prepare(state.stores[step.source]) if len(state.stores[step.source]) else None
         for _ in range(step.epochs if batch is not None else 0):
             for rows in updates(batch, step.minibatches, state.draw("updates")):
-                step.update(state, model, others, optimizer, batch.take(rows))
+                step.update(state, model, others, optimizer, step.edited(state, batch.take(rows)))
         state.spend_seconds(f"fit/{step.model}", began)
+
+    def edited(self, state: State, batch: Batch) -> Batch:
+        """The rows of one update after its edits, in order."""
+        for edit in self.edits:
+            batch = edit(state, batch)
+        return batch
 
     def update(self, state: State, model: Any, others: Mapping[str, Any], optimizer: torch.optim.Optimizer, batch: Batch) -> None:
         """One change of the weights. An update that is not finite is not applied, but counted."""
@@ -225,6 +224,21 @@ def unrolled(steps: tuple[Any, ...]) -> Iterator[Any]:
         yield step
         if isinstance(step, Repeat):
             yield from unrolled(step.steps)
+
+
+def with_edits(edits: tuple[Edit, ...], provided: set[str], task: Any, models: set[str]) -> set[str]:
+    """What rows have after the edits; refused if one of them reads what is not there."""
+    provided = set(provided)
+    for edit in edits:
+        if hasattr(edit, "check"):
+            edit.check(task)
+        for name in needs_of(edit):
+            if name not in provided:
+                raise missing(name, provided, repr(edit))
+        for name in set(getattr(edit, "models", ())) - models:
+            raise QuatrainError(f"{edit!r} asks a model that the recipe does not name", given=name, expected=", ".join(sorted(models)))
+        provided |= set(getattr(edit, "provides", ()))
+    return provided
 
 
 def read_from(name: str, stores: Mapping[str, set[str]], reader: str) -> set[str]:

@@ -25,6 +25,10 @@ from tests.toy import NAN, Case, TabularChoices, TabularCritic, TabularPolicy, T
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adora": [{"version": "vision", "kl": 0.04}],
+    "capo-curvature": [
+        {"base": "dr-grpo", "rising": True, "optimiser": "sgd", "top": 2},
+        {"base": "reinforce", "normaliser": "all", "kl": 0.04},
+    ],
     "chord": [{"variant": "phi", "mu": 0.3}, {"variant": "importance"}, {"warmup": 2, "decay": 4}],
     "bgpo-dllm": [{"bound": "joint"}, {"bound": "token"}],
     "copg": [{"data": "pairs"}],
@@ -193,6 +197,7 @@ def start(name: str, options: dict, seed: int = 0) -> tuple[Recipe, State]:
     if "q" in recipe.models:
         recipe = recipe.with_models(q=Given("q"))
     knobs = {"steps": 3, "prompts": 8, "lr": 0.1, "max_actions": 3, "micro_tokens": 20}
+    knobs |= {"policy_limit": 3e-3, "objective_limit": 0.1}  # limits of what a step moves: this one is large
     state = State(task=TASK, models={"policy": TASK.policy()}, seed=seed)
     state.knobs = {name: value for name, value in knobs.items() if name in recipe.knobs()}
     build(recipe, state, {"teacher": TASK.policy(9), "critic": TASK.critic(), "q": TASK.choices(6)})

@@ -58,7 +58,7 @@ class Subject:
     @cached_property
     def asks(self) -> bool:
         """May an edit ask where a trajectory began? Those that only add columns do not; notes of thousands of rows are slow."""
-        return not all(isinstance(edit, (Score, Values)) for edit in self.collect.edits)
+        return not all(isinstance(edit, (Score, Values)) for edit in self.collect.edits)  # edits of the Fit only add columns
 
     # -- what is drawn ---------------------------------------------------------------------------------------------
     @property
@@ -103,14 +103,16 @@ class Subject:
         return made.with_rows(place=place.double(), outcome=flat.double())
 
     def edited(self, batch: Batch) -> Batch:
-        """The recipe's own edits."""
+        """The recipe's own edits: of what was collected, and of what is updated on."""
         state = self.state() if self.collect.edits else None
         for edit in self.collect.edits:
             batch = edit(state, batch)
-        return batch
+        return self.fit.edited(self.state(self.policy), batch) if self.fit.edits else batch
 
-    def state(self) -> State:
-        return State(task=EnumeratedTask(self.scene.problem), models={"policy": self.sampler, **self.others}, knobs=self.knobs)
+    def state(self, policy: TablePolicy | None = None) -> State:
+        """With that policy; with the one that samples by default."""
+        models = {"policy": policy or self.sampler, **self.others}
+        return State(task=EnumeratedTask(self.scene.problem), models=models, knobs=self.knobs)
 
     @property
     def sampler(self) -> TablePolicy:

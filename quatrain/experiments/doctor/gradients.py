@@ -85,7 +85,7 @@ def _collect(patient: Patient) -> Iterator[Case]:
             elif isinstance(step, Fit) and len(state.stores.get(step.source, ())):
                 step = resolve(step, state.knobs)
                 others = {name: state.models[name] for name in step.loss.models()}
-                yield Case(step, state.models[step.model], others, state.stores[step.source])
+                yield Case(step, state.models[step.model], others, step.edited(state, state.stores[step.source]))
 
 
 def check_cuts(patient: Patient) -> Iterator[Finding]:
