@@ -19,7 +19,7 @@ from quatrain.models.decoding import Decoding, Samples, Stops
 from quatrain.models.features import hidden_features
 from quatrain.models.last_layer import LastLayer
 from quatrain.models.sampler import sample
-from quatrain.models.scorer import CHUNK_ELEMENTS, last_layer, score
+from quatrain.models.scorer import CHUNK_ELEMENTS, hidden_at_actions, last_layer, score
 from quatrain.protocols import Sampling, Statistic
 
 Messages = Sequence[Mapping[str, str]]
@@ -238,6 +238,13 @@ class CausalLM:
         """The head and its inputs at the actions; see ``scorer.last_layer``."""
         self._ready()
         return last_layer(self.backbone, batch, chunk_elements=self.chunk_elements)
+
+    @torch.no_grad()
+    def action_states(self, batch: Batch, role: str = "policy") -> Tensor:
+        """[N, T, D] hidden states of the last layer after each action, 0 where the mask is False; no gradient."""
+        self._ready()
+        hidden = hidden_at_actions(self.backbone, batch, role, after=1)
+        return hidden.new_zeros(*batch.shape, hidden.shape[-1]).index_put_(batch.mask.nonzero(as_tuple=True), hidden)
 
     def _ready(self) -> None:
         """Evaluation mode, except that Hugging Face checkpoints gradients in training mode only (dropout is off in both)."""

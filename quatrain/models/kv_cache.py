@@ -1,7 +1,7 @@
 """A key/value cache for sampling: grows by half instead of by one; its rows are selected, repeated, forked and joined.
 
 It is a Hugging Face ``Cache``, so any model that takes one uses it. Models whose layers are not all full attention
-(sliding windows, recurrent states) get Hugging Face's own cache instead.
+(sliding windows, recurrent states) get Hugging Face's own cache, or near it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionLayer
 
 
 class GrowingLayer(DynamicLayer):
@@ -87,6 +87,13 @@ class GrowingLayer(DynamicLayer):
         self._view(rows + more)
 
 
+class RecurrentLayer(LinearAttentionLayer):
+    """The state of a recurrent layer, whose rows can be selected."""
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.reorder_cache(indices)
+
+
 def make_cache(config: Any) -> tuple[DynamicCache, bool]:
     """(a cache for a model of that configuration, whether all its layers are plain full attention)."""
     cache = DynamicCache(config=config)
@@ -94,4 +101,5 @@ def make_cache(config: Any) -> tuple[DynamicCache, bool]:
     if plain:
         cache.layers = [GrowingLayer() for _ in cache.layers]
         cache.layer_class_to_replicate = None if cache.layers else GrowingLayer
+    cache.layers = [RecurrentLayer(layer.number_of_states) if type(layer) is LinearAttentionLayer else layer for layer in cache.layers]
     return cache, plain

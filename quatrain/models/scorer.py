@@ -76,8 +76,8 @@ def contiguous(batch: Batch, role: str, pad: int = 0) -> Rows:
     return Rows(ids, rows * longest + before, lengths, context["mask"].sum(1))
 
 
-def hidden_at_actions(backbone: Backbone, batch: Batch, role: str) -> Tensor:
-    """[M, D] hidden states from which the actions were predicted, in the order of ``batch.mask``."""
+def hidden_at_actions(backbone: Backbone, batch: Batch, role: str, after: int = 0) -> Tensor:
+    """[M, D] hidden states from which the actions were predicted, in the order of ``batch.mask``; after=1: those that they leave."""
     # Padding is at the end, where causal attention hides it: any id does, but the model's own pad id would make it warn.
     rows = contiguous(batch, role, pad=1 if backbone.model.config.get_text_config(decoder=True).pad_token_id == 0 else 0)
     # Checkpointed layers (the only reason for training mode) are computed again outside of this function.
@@ -85,9 +85,9 @@ def hidden_at_actions(backbone: Backbone, batch: Batch, role: str) -> Tensor:
     with FastLinear() if quick else nullcontext():
         trees = grow(rows.ids, rows.lengths, rows.prompts, cost_of(backbone)) if fits(backbone) else None
         if trees is None:
-            hidden, index = backbone.hidden(rows.ids), rows.index
+            hidden, index = backbone.hidden(rows.ids), rows.index + after
         else:
-            hidden, index = hidden_of(backbone, trees), trees.place.flatten()[rows.index]
+            hidden, index = hidden_of(backbone, trees), trees.place.flatten()[rows.index + after]
     return torch.nn.functional.embedding(index, hidden.flatten(0, 1))
 
 

@@ -14,6 +14,7 @@ from quatrain.batch import Batch
 from quatrain.errors import QuatrainError
 from quatrain.knobs import Knob
 from quatrain.parts.needs import needs_of
+from quatrain.rollout.documents import whole_documents
 from quatrain.rollout.sources import require
 
 
@@ -23,10 +24,12 @@ class AddDemonstrations:
 
     when    batch → [N], a gate such as ``Solved(invert=True)``: only for prompts where it is not 0. None: for all.
     reward  what the demonstrations are worth, so that they take part in their groups; None: they have no reward.
+    whole   as documents: the tokens of the prompt are actions as well.
     """
 
     when: Callable[[Batch], Tensor] | None = None
     reward: float | None = None
+    whole: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -42,6 +45,7 @@ class AddDemonstrations:
         if not starts:
             return batch
         shown = state.task.demonstrations(state.models["policy"], starts)
+        shown = whole_documents(state.models["policy"], shown) if self.whole else shown
         state.spent["demonstrations"] += len(shown)
         if self.reward is not None:
             shown = shown.with_rows(reward=torch.full((len(shown),), self.reward, dtype=batch["reward"].dtype, device=shown.device))

@@ -14,6 +14,7 @@ from quatrain.errors import QuatrainError
 from quatrain.knobs import Knob
 from quatrain.parts.trees import sampled_once
 from quatrain.protocols import Sampling
+from quatrain.rollout.documents import whole_documents
 
 SAMPLED = {"behaviour_logp", "old_logp", "terminated", "truncated", "version", "origin", "prompt"}
 
@@ -84,9 +85,10 @@ class Segments:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """One demonstrated trajectory for each of ``prompts`` new starts."""
+    """One demonstrated trajectory for each of ``prompts`` new starts. ``whole``: as documents, whose prompts are learnt as well."""
 
     prompts: int | Knob = Knob("prompts", 32)
+    whole: bool = False
 
     def provides(self, task: Any) -> set[str]:
         require(task, "demonstrations")
@@ -94,6 +96,7 @@ class Demonstrations:
 
     def __call__(self, state: Any) -> Batch:
         batch = state.task.demonstrations(state.models["policy"], state.next_starts(self.prompts))
+        batch = whole_documents(state.models["policy"], batch) if self.whole else batch
         state.spent["demonstrations"] += len(batch)
         return batch
 

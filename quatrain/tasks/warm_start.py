@@ -47,7 +47,7 @@ class Lesson:
     layers: int = 2
     heads: int = 4
     groups: int = 2
-    shares: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 1))
+    shares: Mapping[str, int] = field(default_factory=lambda: {kind: 1 for kind in KINDS if kind not in ("recall", "needle")})
     proper: float = 1.0
     slips: Mapping[str, float] = field(default_factory=dict)
     unseen: tuple[str, ...] = ()
@@ -68,7 +68,8 @@ def slip_rate(lesson: Lesson, index: int, kind: str, level: int) -> float:
 def corpus(lesson: Lesson) -> Iterator[Example]:
     """The lesson's examples, in order: training problems and a pupil's solutions."""
     kinds = tuple(kind for kind, share in lesson.shares.items() for _ in range(share))
-    problems = Problems("train", kinds=kinds, size=lesson.examples, seed=mix(lesson.seed, 1))
+    levels = getattr(lesson, "levels", (1, 5))
+    problems = Problems("train", kinds=kinds, levels=levels, size=lesson.examples, seed=mix(lesson.seed, 1))
     for index in range(lesson.examples):
         item = problems[index]
         name, level = item.data["kind"], item.data["level"]

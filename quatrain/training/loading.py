@@ -12,7 +12,7 @@ from quatrain.training.settings import Settings
 PASSED = ("prompt", "answer", "solution", "messages", "chosen", "rejected", "heldout", "limit", "seed", "deadline")
 
 LIBRARY = "library.json"
-TINY = ("auto", "tiny", "tiny-diffusion")  # names of embedded language models; what stands after a colon says which
+TINY = ("auto", "tiny", "tiny-delta", "tiny-diffusion")  # names of embedded language models; what stands after a colon says which
 
 
 def load_run_task(settings: Settings) -> Task:
@@ -85,6 +85,10 @@ def load_tiny(name: str) -> Policy:
         from quatrain.tasks.shapes.pupil import pupil
 
         return pupil()
+    if name == "tiny-delta":
+        from quatrain.tasks.embedded_delta import tiny_delta
+
+        return tiny_delta()
     from quatrain.tasks.embedded import tiny
 
     return tiny(name.partition(":")[2] or "base")

@@ -59,6 +59,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "poise": [{"baseline": "self"}, {"baseline": "others"}],
     "ppo": [{"entropy": 0.01}],
     "ppo-ewma-async": [{"proxy": "snapshot"}, {"proxy": "async"}, {"proxy": "linear"}, {"proxy": "coupled"}],
+    "refine-nsp": [{"positions": "uniform", "reward": "hybrid"}],
     "reinforce": [{"baseline": False, "discount": 0.9}],
     "rpg": [{"kl": "forward", "beta": 0.1}, {"kl": "reverse", "clip": "clamp"}, {"kl": "unnormalised-forward", "clip": "none"}],
     "riskpo": [{"version": "code"}, {"attitude": "seeking"}],

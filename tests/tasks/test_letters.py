@@ -33,6 +33,8 @@ def by_hand(kind: str, **problem) -> Item:
         ("reverse", ("abc",), "rev abc=", "cba", "abc"),
         ("count", ("a", "banana"), "count a banana=", "3", "2"),
         ("shift", ("bja",), "next bja...=", "cab", "bja"),
+        ("recall", ((("a", "34"), ("b", "12")), (1, 0)), "a34b12?b12a", "34", "12"),
+        ("needle", ((("a", "34"), ("b", "12")), (1,), "cab cab ", (4, 8)), "cab #a34cab #b12?b", "12", "34"),
     ],
 )
 def test_each_kind_by_hand(kind, problem, prompt, solution, mistake):
@@ -69,7 +71,7 @@ def test_solutions_are_right_and_rejected_ones_wrong_at_every_level(kind, split)
             assert check(item.solution, item) == 1.0 and check(item.rejected, item) == 0.0
             assert item.solution == item.chosen and item.solution.endswith(item.answer) and item.steps[-1] == item.answer
             assert item.data["level"] == level and split_of(KINDS[kind].key(item.data["problem"])) == split
-            assert len(item.prompt) <= 18 and len(item.solution) <= 50
+            assert len(item.prompt) <= (160 if kind in ("recall", "needle") else 18) and len(item.solution) <= 50
 
 
 def test_oracles_agree_with_plain_arithmetic():

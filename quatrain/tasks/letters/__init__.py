@@ -23,9 +23,11 @@ from quatrain.tasks.letters.addition import add, scratch
 from quatrain.tasks.letters.chain import chain, long, worked
 from quatrain.tasks.letters.countdown import countdown
 from quatrain.tasks.letters.kind import Kind, below
+from quatrain.tasks.letters.recall import needle, recall
 from quatrain.tasks.letters.words import count, reverse, shift, sort
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (add, scratch, chain, worked, long, countdown, sort, reverse, count, shift)}
+_ALL = (add, scratch, chain, worked, long, countdown, sort, reverse, count, shift, recall, needle)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 MIXED = ("chain", "chain", "sort", "sort", "reverse", "reverse", "countdown", "shift")  # weighted so that a base has room
 SPLITS = ("train", "heldout")
 HELDOUT_ONE_IN = 5
