@@ -55,6 +55,8 @@ def load_causal_lm(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    import quatrain.models.delta_net  # noqa: F401 - makes its configuration known
+
     if dtype not in DTYPES:
         raise QuatrainError("unknown dtype", given=dtype, expected=", ".join(DTYPES), fix=nearest(dtype, DTYPES))
     name, place = str(name_or_path), _device(device)

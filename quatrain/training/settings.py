@@ -16,7 +16,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field("auto", description="a directory or name, tiny[:strong], tiny-diffusion, tiny-delta; mlp, flow for control; auto fits")
+    model: str = Field("auto", description="a directory or name, tiny[:strong], tiny-diffusion, tiny-delta; mlp, flow (control); auto fits")
     task: str = Field(
         "letters",
         description="letters[:kind], shapes, grid, toolworld, tool-choice, file.py:Environment, a JSONL or Parquet file, "
