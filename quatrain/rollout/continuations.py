@@ -15,7 +15,7 @@ from quatrain.rewards.continuation import agreement, resemblance
 from quatrain.rollout.documents import whole_documents
 from quatrain.rollout.positions import Choice, chosen, pooled
 from quatrain.rollout.sources import OnPolicy, charge, require
-from quatrain.tasks.hashing import mix
+from quatrain.seeds import mix
 from quatrain.training.entropies import ScoreEntropy
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from quatrain.errors import QuatrainError, nearest
+from quatrain.seeds import mix
 from quatrain.tasks.embedded import cached, tokenizer
-from quatrain.tasks.hashing import mix
 from quatrain.tasks.warm_start import Lesson, corpus, descend, loss_on, shelved
 
 DEFAULTS = {"lr": 5e-4, "prompts": 8, "max_actions": 4}  # knobs that suit a model and answers of this size
