@@ -15,7 +15,7 @@ from quatrain.seeds import mix
 from quatrain.tasks.embedded import cached, tokenizer
 from quatrain.tasks.warm_start import Lesson, corpus, descend, loss_on, shelved
 
-DEFAULTS = {"lr": 5e-4, "prompts": 8, "max_actions": 4}  # knobs that suit a model and answers of this size
+DEFAULTS = {"lr": 2e-4, "prompts": 8, "max_actions": 4}  # knobs that suit a model and answers of this size
 
 
 @dataclass(frozen=True)
