@@ -58,7 +58,6 @@ LABORATORY = {
     "settings": {"task": "letters:recall?levels=3", "model": "tiny-delta", "steps": 60, "prompts": 8, "eval_count": 512, "eval_every": 30},
     "stand_in": "two layers of DeltaNet, 0.09 million parameters, and documents of 75 characters for models of 0.8 and 1.3 billion and "
     "documents of 16 thousand tokens",
-    "seeds": 4,
 }
 claim(
     "refine-nsp",
