@@ -19,6 +19,7 @@ from quatrain.environments.gymnasium import gym_task
 from quatrain.estimator import Objective
 from quatrain.knobs import resolve
 from quatrain.models.networks import NetworkPolicy
+from quatrain.recipes.rl_offline.spot import SMALL as OF_ARMS
 from quatrain.recipes.rl_offline.spot import cloning, td3, td3_bc
 from quatrain.training.driver import build, run
 from quatrain.training.recipe import Recipe
@@ -199,7 +200,7 @@ def test_without_learning_rates_nothing_moves():
 
 def test_arms_differ_in_the_actors_terms_alone():
     assert td3().models == td3_bc().models == cloning().models
-    parts = [next(step for _, step in recipe.fits() if step.model == "critic") for recipe in (td3(), td3_bc(), make("spot"))]
+    parts = [next(step for _, step in recipe.fits() if step.model == "critic") for recipe in (td3(), td3_bc(), make("spot", **OF_ARMS))]
     assert parts[0] == parts[1] == parts[2]
 
 

@@ -32,6 +32,8 @@ def spot(
     vae_hidden: int = 750,
     dropout: float = 0.1,
     noise: float = 0.1,
+    discount: float = 0.99,
+    rate: float = 0.005,
 ) -> Recipe:
     """Supported Policy Optimization: an offline actor–critic whose actor stays where the data is dense.
 
@@ -44,6 +46,8 @@ def spot(
            β/2 per dimension of the action. Its tuned λ are in that unit: 0.05 to 1.
     bound, samples   the evidence bound of ``samples`` draws, or the importance-weighted one.
 
+    rate   of the targets per update of the actor.
+
     → TD3 at λ = 0 (then without a density). The paper makes 10⁶ updates of the critics, 10⁵ of the density; a round makes 100.
     Inferred: the actor draws rows of its own. Observations are not standardised.
     """
@@ -53,8 +57,8 @@ def spot(
     fitted = (Collect(Draw(BATCH), into="density"), Fit(NegativeLogDensity(), "behaviour", adam("vae_lr", 1e-3), "density"))
     stages = (
         *((Stage((Repeat(fitted, Knob("vae_updates", 100)),), Knob("vae_steps", 20), "density"),) if lam else ()),
-        Stage((td3_round(terms),), name="offline"),
-        Stage((EXPLORE, td3_round(terms, Knob("online_updates", 64))), Knob("online_steps", 0), "online"),
+        Stage((td3_round(terms, discount=discount, rate=rate),), name="offline"),
+        Stage((EXPLORE, td3_round(terms, Knob("online_updates", 64), discount, rate)), Knob("online_steps", 0), "online"),
     )
     behaviour = {"behaviour": Made(DensityOf(beta, (vae_hidden, vae_hidden), bound, samples))} if lam else {}
     return Recipe(
@@ -65,19 +69,22 @@ def spot(
     )
 
 
+SMALL = {"hidden": 64, "discount": 0.95, "rate": 0.02}  # what learns in a few thousand updates
+
+
 def cloning() -> Recipe:
     """The actor alone, by the squared error to the data's actions."""
-    made = spot(lam=0.0, hidden=SIZE)
-    return replace(made, stages=(Stage((Repeat(actor_fit({"imitation": imitation()}), Knob("updates", 50)),), begin=(LOAD,)),))
+    steps = (Repeat(actor_fit({"imitation": imitation()}), Knob("updates", 50)),)
+    return replace(spot(lam=0.0, **SMALL), stages=(Stage(steps, begin=(LOAD,)),))
 
 
 def td3() -> Recipe:
-    return spot(lam=0.0, hidden=SIZE)
+    """The same without a penalty."""
+    return spot(lam=0.0, **SMALL)
 
 
 def td3_bc() -> Recipe:
     """TD3 with the squared error to the data's actions in the density's place."""
-    return replace(td3(), stages=(Stage((td3_round({"value": VALUE, "imitation": imitation()}),), begin=(LOAD,)),))
-
-
-SIZE = 64
+    terms = {"value": VALUE, "imitation": imitation()}
+    steps = (td3_round(terms, discount=SMALL["discount"], rate=SMALL["rate"]),)
+    return replace(td3(), stages=(Stage(steps, begin=(LOAD,)),))
