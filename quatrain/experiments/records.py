@@ -22,6 +22,10 @@ inconclusive. There are no other words. A miniature stands in for models and dat
 stands beside its verdict.
 """
 
+DIAGNOSED = """The expected gradient m of an update against the exact gradient g of what the recipe claims to ascend, on a tree of all
+answers: bias is |m − g|/|g|, scale ⟨m, g⟩/|g|²; a cosine near 1 with another scale is the right direction at another length.
+"""
+
 
 def repository() -> Path:
     """The checkout that the library runs from, else the current folder."""
@@ -95,9 +99,10 @@ def verdict_of(system: str, records: Mapping[str, Mapping[str, Any]]) -> str | N
 
 def systems_table(results: str | Path | None = None) -> str:
     """docs/systems.md as text."""
+    from quatrain.experiments.diagnose.record import read_diagnoses, sentence
     from quatrain.training.registry import entries
 
-    records = read_records(results)
+    records, diagnoses = read_records(results), read_diagnoses(Path(results) / "diagnosis" if results else None)
     lines = [INTRODUCTION, "| system | family | paper | verdict | measured | seeds |", "|---|---|---|---|---|---|"]
     notes = []
     for entry in entries():
@@ -110,7 +115,9 @@ def systems_table(results: str | Path | None = None) -> str:
         notes += [note_of(row) for row in own]
     counted = {word: sum(row["verdict"] == word for row in records.values()) for word in ("reproduced", "contradicted", "inconclusive")}
     summary = ", ".join(f"{number} {word}" for word, number in counted.items())
-    return "\n".join([*lines, "", f"{len(records)} claims run: {summary}.", *notes]) + "\n"
+    told = [f"- `{name}`: {sentence(found).splitlines()[0]}" for name, found in diagnoses.items()]
+    diagnosed = ["\n## What diagnose says\n", DIAGNOSED, *told] if told else []
+    return "\n".join([*lines, "", f"{len(records)} claims run: {summary}.", *notes, *diagnosed]) + "\n"
 
 
 def write_table(results: str | Path | None = None, file: str | Path | None = None) -> Path:
