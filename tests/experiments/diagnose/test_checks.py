@@ -42,7 +42,11 @@ def test_a_healthy_recipe_has_none(name: str, options: dict):
     assert [str(finding) for finding in findings(make(name, **options))] == []
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in entries() if entry.name not in {name for name, _ in HEALTHY}])
+LONG = {"dagrpo", "ppo-ewma-async", "papo", "discovered-po", "riskpo", "mdpo", "copo"}  # edits or scores that are run on every draw
+OTHERS = [entry.name for entry in entries() if entry.name not in {name for name, _ in HEALTHY}]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in OTHERS])
 def test_every_other_recipe_has_none_or_is_refused_in_a_sentence(name: str):
     try:
         found = findings(make(name))
