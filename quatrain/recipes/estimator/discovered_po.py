@@ -56,5 +56,6 @@ claim(
     metric="return",
     seeds=20,
     stand_in="CartPole after 15 batches, before either has solved it, for Brax and MinAtar",
-    why="The paper's claim is matching or exceeding PPO. CartPole has one easy behaviour and two actions: the clip rarely binds.",
+    why="The paper's claim is matching or exceeding PPO. CartPole has one easy behaviour and two actions: the clip rarely "
+    "binds. The first five of these twenty seeds alone would have said contradicted, at −83 [−153, −12].",
 )

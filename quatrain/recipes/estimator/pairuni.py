@@ -59,7 +59,8 @@ claim(
     settings={"task": "shapes", "model": "tiny:shapes", "steps": 100, "prompts": 16, "eval_count": 512, "eval_every": 50},
     metric="joint",
     stand_in=STAND_IN,
-    why="All pairs come from one small world, so that items at random share most of their attributes as well.",
+    why="All pairs come from one small world, so that items at random share most of their attributes as well. In "
+    "a hundred updates no arm gains more than 0.02 on both sides together; drawing alone gains most.",
 )
 claim(
     "pairuni.agreement",
