@@ -74,7 +74,8 @@ def record(
 
 
 def read_records(results: str | Path | None = None) -> dict[str, dict[str, Any]]:
-    """Claim's name → its record, with the reservation (``why``) that stands beside the claim today: it is often written after the run.
+    """Claim's name → its record, with the reservation (``why``) that stands beside the claim today, where its settings are still the
+    same: it is often written after the run.
 
     Raises QuatrainError if a file is damaged.
     """
@@ -86,7 +87,9 @@ def read_records(results: str | Path | None = None) -> dict[str, dict[str, Any]]
     for file in sorted(folder.glob("*.json")):
         try:
             value = json.loads(file.read_text())
-            found[value["id"]] = value | ({"why": CLAIMS[value["id"]].why} if value["id"] in CLAIMS else {})
+            claim = CLAIMS.get(value["id"])
+            same = claim is not None and value["settings"] == json.loads(json.dumps(dict(claim.settings), default=str))
+            found[value["id"]] = value | ({"why": claim.why} if same else {})
         except (ValueError, KeyError, TypeError) as error:
             raise QuatrainError("a recorded verdict is damaged", given=f"{file}: {error}", fix="delete it and reproduce again") from error
     return found
