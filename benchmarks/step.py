@@ -32,7 +32,8 @@ class Ours:
         from quatrain.parts.aggregations import token_mean
         from quatrain.parts.bounds import Clip
         from quatrain.tasks.text import TextTask
-        from quatrain.training.driver import build, synchronous
+        from quatrain.training.driver import build
+        from quatrain.training.executors import synchronous
         from quatrain.training.registry import make
         from quatrain.training.state import State
 
