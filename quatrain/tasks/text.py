@@ -151,25 +151,36 @@ class TextTask:
     def evaluate(self, policy: Policy, count: int, samples: int, sampling: Sampling, seed: int) -> dict[str, float]:
         """Performance on the first ``count`` held-out items (all of them, if there are fewer).
 
-        accuracy     share solved by the greedy completion; ``accuracy/KIND`` and ``accuracy/levelN`` where items say so
+        accuracy     share solved by the greedy completion
         pass@k       chance that one of k samples solves it, for k = 1, 2, 4 … samples (with samples = 0, none)
         reward, length   means over the samples (over the greedy completions, with samples = 0)
+        …            what ``measures`` says of the greedy completions
         """
         size = self.size("heldout")
         items = self.starts("heldout", 0, count if size is None else min(count, size))
-        reward, length = self._measured(policy, items, 1, replace(sampling, temperature=0.0), seed)
-        solved = (reward[:, 0] >= SOLVED).double()
-        result = {"accuracy": solved.mean().item()}
+        reward, length, greedy = self._measured(policy, items, 1, replace(sampling, temperature=0.0), seed)
+        further = self.measures(items, greedy, reward[:, 0])
+        result = {"accuracy": (reward >= SOLVED).double().mean().item()}
         if samples:
-            reward, length = self._measured(policy, items, samples, sampling, seed)
+            reward, length, _ = self._measured(policy, items, samples, sampling, seed)
             correct = (reward >= SOLVED).sum(1)
             powers = [2**power for power in range(samples.bit_length()) if 2**power < samples]
             result |= {f"pass@{k}": pass_at_k(correct, samples, k).mean().item() for k in [*powers, samples]}
-        result |= {"reward": reward.mean().item(), "length": length.mean().item()}
-        for label in sorted({label for item in items for label in _labels(item)}):
-            chosen = torch.tensor([label in _labels(item) for item in items])
-            result[f"accuracy/{label}"] = solved[chosen].mean().item()
-        return result
+        return result | {"reward": reward.mean().item(), "length": length.mean().item()} | further
+
+    def measures(self, items: Sequence[Item], completions: Sequence[str], rewards: Tensor) -> dict[str, float]:
+        """What else is known of M held-out items and their greedy completions: named numbers, each of which can be a claim's metric.
+
+        rewards  [M] of these completions.
+
+        ``accuracy/KIND`` and ``accuracy/levelN`` where items say so. A task that knows more of its items adds to it.
+        """
+        solved = (rewards >= SOLVED).double()
+        labels = [_labels(item) for item in items]
+        return {
+            f"accuracy/{label}": solved[torch.tensor([label in found for found in labels])].mean().item()
+            for label in sorted({label for found in labels for label in found})
+        }
 
     # -- inside ----------------------------------------------------------------------------------------------------
     def _source(self, split: str) -> Source:
@@ -195,13 +206,16 @@ class TextTask:
         origin = torch.where(batch.mask, Origin.DEMONSTRATION, 0)
         return _labelled(batch.with_columns(origin=origin), items, completions)
 
-    def _measured(self, policy: Policy, items: Sequence[Item], samples: int, sampling: Sampling, seed: int) -> tuple[Tensor, Tensor]:
-        """([items, samples] rewards, [items, samples] lengths), a bounded number of rows at a time."""
+    def _measured(
+        self, policy: Policy, items: Sequence[Item], samples: int, sampling: Sampling, seed: int
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """([items, samples] rewards, [items, samples] lengths, the completions item by item), a bounded number of rows at a time."""
         step = max(1, ROWS_AT_ONCE // samples)
         parts = [self.rollout(policy, items[first : first + step], samples, sampling, seed) for first in range(0, len(items), step)]
         rewards = torch.cat([part["reward"].cpu() for part in parts])
         lengths = torch.cat([part.lengths.cpu() for part in parts])
-        return rewards.view(len(items), samples), lengths.view(len(items), samples).double()
+        texts = [text for part in parts for text in part.notes["completion"]]
+        return rewards.view(len(items), samples), lengths.view(len(items), samples).double(), texts
 
 
 def pass_at_k(correct: Tensor, samples: int, k: int) -> Tensor:

@@ -130,6 +130,21 @@ def test_evaluate_counts_greedy_and_sampled_solutions():
     assert set(task().evaluate(Echo(), count=3, samples=0, sampling=Sampling(), seed=0)) == {"accuracy", "reward", "length"}
 
 
+def test_a_task_may_measure_more_of_its_greedy_completions(monkeypatch):
+    """Each item is seen beside its own completion (here its prompt) and reward, with and without samples, in any number of calls."""
+
+    class Lettered(TextTask):
+        def measures(self, items, completions, rewards):
+            assert list(completions) == [item.prompt for item in items] and rewards.tolist() == [item.prompt == "a" for item in items]
+            return super().measures(items, completions, rewards) | {"b": sum(text == "b" for text in completions) / len(items)}
+
+    monkeypatch.setattr("quatrain.tasks.text.ROWS_AT_ONCE", 4)
+    held = [Item(id=i, prompt="abc"[i % 3], answer="a", data={"level": 2}) for i in range(6)]
+    for samples in (0, 2):
+        result = Lettered("x", items(2), held, Exact()).evaluate(Echo(), 6, samples, Sampling(), 0)
+        assert result["b"] == result["accuracy"] == result["accuracy/level2"] == pytest.approx(1 / 3)
+
+
 def test_outcomes_do_not_depend_on_how_rows_are_split_into_calls(monkeypatch):
     whole = task().outcomes(Echo(), items(5), 4, Sampling(), seed=1)
     monkeypatch.setattr("quatrain.tasks.text.ROWS_AT_ONCE", 8)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from quatrain.protocols import Policy, Sampling
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from quatrain.protocols import Item
 from quatrain.tasks.shapes.pairs import KINDS, Pairs
 from quatrain.tasks.shapes.problems import SIDES, Problems, Verifier
 from quatrain.tasks.text import TextTask
@@ -32,8 +36,8 @@ class ShapesTask(TextTask):
         super().__init__(name, learnt, Problems("heldout", SIDES, objects, heldout, seed), Verifier(), seed)
         self.splits |= {kind: Pairs(learnt, kind, pool, threshold) for kind in KINDS}
 
-    def evaluate(self, policy: Policy, count: int, samples: int, sampling: Sampling, seed: int) -> dict[str, float]:
+    def measures(self, items: Sequence[Item], completions: Sequence[str], rewards: Tensor) -> dict[str, float]:
         """As a TextTask; and ``joint``, the mean of the accuracies of the two kinds (of the one that was drawn)."""
-        found = super().evaluate(policy, count, samples, sampling, seed)
+        found = super().measures(items, completions, rewards)
         both = [found[name] for name in (f"accuracy/{side}" for side in SIDES) if name in found]
         return {**found, "joint": sum(both) / len(both)}
