@@ -16,7 +16,7 @@ class ModeReward:
 
     mark  what a completion that thinks begins with. A task without texts has one mode, that of short answers. The mark must be an
           ordinary token: special ones are not in the text of a completion.
-    A reward above ½ is a correct answer.
+    A reward between 0 and 1 is an answer that is correct in part.
     """
 
     mark: str = "<think>"
@@ -30,4 +30,4 @@ class ModeReward:
         if len(batch):
             state.measure({"modes/thought": (thought.sum(), len(batch))})
         reward = batch["reward"]
-        return batch.with_rows(reward=torch.where(reward > 0.5, 1.0 - self.cost * thought.to(reward.dtype), self.wrong))
+        return batch.with_rows(reward=self.wrong + (1.0 - self.cost * thought.to(reward.dtype) - self.wrong) * reward)

@@ -100,3 +100,5 @@ def test_the_table_of_rewards():
     assert seen["modes/thought"][0] == 2 and seen["modes/thought"][1] == 4
     assert ModeReward(cost=0.2, wrong=0.0)(state, batch.with_notes(completion=texts))["reward"].tolist() == pytest.approx([0.8, 1, 0, 0])
     assert ModeReward()(state, batch)["reward"].tolist() == [1.0, 1.0, -1.0, -1.0]
+    half = batch.with_rows(reward=batch["reward"] / 2)  # correct in part
+    assert ModeReward()(state, half.with_notes(completion=texts))["reward"].tolist() == [-0.25, 0.0, -1.0, -1.0]

@@ -44,6 +44,11 @@ def action_logp(problem: Problem, table: Tensor, sampling: Sampling, support: Te
     return torch.where(problem.outcomes.mask, chosen, 0.0)
 
 
-def chances(problem: Problem, table: Tensor, sampling: Sampling, support: Tensor | None = None) -> Tensor:
-    """[M] probability of every outcome, questions equally likely: they sum to 1. Differentiable in the table."""
-    return action_logp(problem, table, sampling, support).sum(1).exp() * problem.nature / problem.questions
+def chances(problem: Problem, table: Tensor, sampling: Sampling, where: Tensor | None = None) -> Tensor:
+    """[M] probability of every outcome, questions equally likely: they sum to 1. Differentiable in the table.
+
+    where  [M, T] bool: actions through whose choice the gradient goes; all of them by default.
+    """
+    logp = action_logp(problem, table, sampling)
+    logp = logp if where is None else torch.where(where, logp, logp.detach())
+    return logp.sum(1).exp() * problem.nature / problem.questions

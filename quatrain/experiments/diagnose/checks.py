@@ -23,14 +23,12 @@ from quatrain.experiments.diagnose.problems import Problem, bandit, loops, tree,
 from quatrain.experiments.diagnose.subject import WHOLE, Subject, make_subject
 from quatrain.parts.advantages import LeaveOneOut, Return
 from quatrain.parts.aggregations import PerGroup, sequence_sum
-from quatrain.parts.control import after_first, first_action
 from quatrain.parts.likelihoods import LogProb
-from quatrain.parts.selections import Both, every_action
+from quatrain.parts.selections import every_action
 from quatrain.rollout.sources import OnPolicy
 from quatrain.training.recipe import Recipe
 
 CLOSE = 1e-9
-SURE = 0.5  # a sampled gradient is called zero only if its error is well below its target
 SETTINGS = (Setting(), Setting(temperature=0.7, top_p=0.9), Setting(staleness=4, temperature=0.7))
 
 
@@ -220,7 +218,7 @@ CHECKS: tuple[Callable[[Subject, Batch, str], Iterator[Finding]], ...] = (
 def direction(subject: Subject, found: Judgement) -> Iterator[Finding]:
     """On its own samples every term points towards what it claims to ascend, and points somewhere."""
     for name, (target, judged) in found.terms.items():
-        if math.isnan(judged.scale) or _is_a_share(subject, name):
+        if math.isnan(judged.scale):
             continue
         unsure = 4 * judged.error
         if judged.scale < -max(unsure, CLOSE):
@@ -230,26 +228,14 @@ def direction(subject: Subject, found: Judgement) -> Iterator[Finding]:
                 "training makes it worse",
                 "the sign of the advantage, or rewards that belong to other rows",
             )
-        term = subject.fit.loss.terms[name]
-        gated = not isinstance(term.weight, (int, float)) or isinstance(term.where, Both)  # a gate may be shut, a selection empty
-        if not gated and unsure < SURE and _size(judged) <= max(unsure, 1e-7):
+        gated = callable(subject.fit.loss.terms[name].weight)  # a gate may be shut
+        if not gated and not judged.error and _size(judged) < 1e-7:  # a sampled mean is never quite zero
             yield Finding(
                 "no signal",
                 f"the mean gradient of term {name!r} is zero; that of its target ({target}) is not, on {found.problem}",
                 "what moves the policy is noise",
                 "another group key, a larger group; k1 as a loss has mean zero: use k2, or k1 in the reward",
             )
-
-
-def _is_a_share(subject: Subject, name: str) -> bool:
-    """Is the term about some of the actions, others being another term's? Only their sum has the whole target's direction.
-
-    Demonstrations and rollouts are not shares of one target: each kind of trajectory is a term's own.
-    """
-    terms = subject.fit.loss.terms
-    others = [term for other, term in terms.items() if other != name and type(term.likelihood) is type(terms[name].likelihood)]
-    own = terms[name].where
-    return own in (first_action, after_first) and any(term.where in (first_action, after_first) for term in others)
 
 
 def promise(subject: Subject, found: Judgement) -> Iterator[Finding]:

@@ -22,8 +22,12 @@ from quatrain.experiments.diagnose.task import observed
 from quatrain.models.tables import TablePolicy
 from quatrain.parts.advantages import KL, Constant, PairLogistic, one
 from quatrain.parts.likelihoods import Divergence, Entropy
-from quatrain.parts.selections import Both, demonstrations
+from quatrain.parts.needs import needs_of
+from quatrain.parts.selections import Both, demonstrations, every_action
 from quatrain.protocols import Sampling
+from quatrain.training.describe import expression
+
+Selection = Callable[[Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Scene:
         """Frozen models by name; ``old`` is the policy that samples."""
         tables = {"reference": self.problem.reference, "teacher": self.problem.teacher, "old": self.older}
         return {name: TablePolicy(table).clone() for name, table in tables.items()}
+
+    def selected(self, where: Selection) -> Tensor:
+        """[M, T] the actions of every outcome that a selection takes; all, if it looks at more than the outcome, its group for instance."""
+        batch = observed(self.problem, TablePolicy(self.older), self.sampling)
+        return where(batch) if all(name in batch for name in needs_of(where)) else batch.mask
 
 
 WORDS = {
@@ -64,19 +73,24 @@ class Target:
     def __str__(self) -> str:
         name = WORDS.get(self.name, self.name)
         detail = f" (γ = {self.options['discount']:g})" if self.options.get("discount", 1.0) != 1.0 else ""
+        chosen = self.options.get("where", every_action)
+        detail += f" of {expression(chosen)}" if chosen is not every_action else ""
         size = "" if abs(self.weight) == 1 else f"{abs(self.weight):g}·"
         return f"{'−' if self.weight < 0 else ''}{size}{name}{detail}"
 
 
-def reward(scene: Scene, table: Tensor, discount: float = 1.0) -> Tensor:
-    """Σ_τ π(τ) R(τ), R = Σ_t γ^t r_t: the expected (discounted) reward of the distribution that is sampled from."""
+def reward(scene: Scene, table: Tensor, discount: float = 1.0, where: Selection = every_action) -> Tensor:
+    """Σ_τ π(τ) R(τ), R = Σ_t γ^t r_t: the expected (discounted) reward of the distribution that is sampled from.
+
+    where  actions whose choice is differentiated: those of terms that share out a trajectory add up to the whole gradient.
+    """
     batch = scene.problem.outcomes
     if "rewards" in batch:
         power = (batch.mask.long().cumsum(1) - 1).clamp(min=0)
         value = torch.where(batch.mask, discount**power * batch["rewards"], 0.0).sum(1)
     else:
         value = batch["reward"] * discount ** (batch.lengths - 1)
-    return (chances(scene.problem, table, scene.sampling) * value).sum()
+    return (chances(scene.problem, table, scene.sampling, scene.selected(where)) * value).sum()
 
 
 def kl(scene: Scene, table: Tensor, to: str = "reference") -> Tensor:
@@ -144,7 +158,7 @@ def target_of(term: Term, from_demonstrations: bool = False) -> Target:
     chosen = term.where.selections if isinstance(term.where, Both) else (term.where,)
     if demonstrations in chosen or (term.advantage is one and from_demonstrations):
         return Target("demonstrations", weight)
-    return Target("reward", weight, {"discount": discount_of(term.advantage)})
+    return Target("reward", weight, {"discount": discount_of(term.advantage), "where": term.where})
 
 
 def parse_target(text: str) -> list[Target]:

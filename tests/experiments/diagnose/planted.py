@@ -191,5 +191,9 @@ PLANTED: dict[str, tuple[Callable[[], Recipe], set[str]]] = {
         lambda: make("grpo").but("kl", advantage=KL("reference", "k1")),
         {"no signal"},
     ),
+    "the first action alone pushed the wrong way": (
+        lambda: make("thinkless-degrpo", alpha=1.0).but("control", advantage=Negated(GroupRelative(scale="none"))),
+        {"direction"},
+    ),
     "KL pushed the wrong way": (lambda: make("grpo").but("kl", weight=-0.04), {"direction"}),
 }

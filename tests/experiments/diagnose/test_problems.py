@@ -13,6 +13,8 @@ from quatrain.experiments.diagnose.subject import exact_critic
 from quatrain.experiments.diagnose.targets import TARGETS, Scene, Target, exact_gradient, parse_target, target_of
 from quatrain.experiments.diagnose.task import EnumeratedTask, observed
 from quatrain.models.tables import TablePolicy
+from quatrain.parts.control import after_first, first_action
+from quatrain.parts.distances import Distinct, EditDistance
 from quatrain.protocols import Sampling
 from quatrain.training.driver import build, run
 from quatrain.training.registry import make
@@ -111,6 +113,21 @@ def test_the_critic_knows_the_value_of_the_beginning():
         assert start == pytest.approx(float(TARGETS["reward"](scene, problem.table)), rel=1e-9)
 
 
+def test_terms_that_share_out_a_trajectory_add_up_to_the_whole_target():
+    """And the gradient of the first action's share is where the trajectory starts, and nowhere else."""
+    problem = turns()
+    scene = Scene(problem, Sampling(), problem.table, problem.table)
+    first, rest = (exact_gradient(scene, [Target("reward", 1.0, {"where": where})]) for where in (first_action, after_first))
+    torch.testing.assert_close(first + rest, exact_gradient(scene, [Target("reward")]))
+    assert first[0].any() and not first[1:].any() and rest[1:].any() and not rest[0].any()
+
+
+def test_a_selection_within_a_group_is_judged_against_the_whole_target():
+    problem = turns()
+    scene = Scene(problem, Sampling(), problem.table, problem.table)
+    assert torch.equal(scene.selected(Distinct(0.1, EditDistance())), problem.outcomes.mask)
+
+
 def test_targets_are_read_off_the_terms():
     found = {
         name: [
@@ -126,7 +143,7 @@ def test_targets_are_read_off_the_terms():
         "opd": ["−divergence to the teacher"],
         "sft": ["likelihood of demonstrations"],
         "dpo": ["preference likelihood"],
-        "hpt": ["reward", "likelihood of demonstrations"],
+        "hpt": ["reward of rollouts", "likelihood of demonstrations"],
         "ppo": ["reward (γ = 0.99)"],
     }
 
