@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from quatrain.batch import Batch
-from quatrain.errors import QuatrainError
 from quatrain.experiments.diagnose.checks import findings
+from quatrain.experiments.diagnose.judge import judge
+from quatrain.experiments.diagnose.problems import bandit
 from quatrain.parts.advantages import PairLogistic
 from quatrain.parts.likelihoods import LogProb
 from quatrain.rollout.pairs import OrdersPairs, RankedPairs
@@ -213,6 +214,7 @@ def test_cut_and_resumed_with_both_models_and_their_optimisers():
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_diagnose_says_why_it_does_not():
-    with pytest.raises(QuatrainError, match="Again"):
-        findings(make("oprl"))
+def test_diagnose_judges_the_update_on_the_rows_that_are_read_again():
+    assert findings(make("oprl")) == []
+    alone, grpo = (judge(make(name, **options), bandit()) for name, options in (("oprl", {"alpha": 0.0}), ("grpo", {"kl": 0.0})))
+    assert_same(alone.mean, grpo.mean, 1e-12)

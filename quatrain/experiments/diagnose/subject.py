@@ -26,10 +26,11 @@ from quatrain.models.tables import TablePolicy
 from quatrain.parts.advantages import action_rewards
 from quatrain.parts.gae import gae
 from quatrain.parts.likelihoods import Entropy, LogProb
+from quatrain.rollout.pairs import Again
 from quatrain.rollout.sources import Demonstrations, OnPolicy, Pairs
 from quatrain.training.columns import Score, Values
 from quatrain.training.recipe import Recipe
-from quatrain.training.selves import Critic, Frozen, Given
+from quatrain.training.selves import Critic, Frozen, Given, Twin
 from quatrain.training.state import State
 from quatrain.training.steps import Collect, Fit
 
@@ -219,16 +220,14 @@ def make_subject(recipe: Recipe, scene: Scene, draws: int | None = None) -> Subj
     stage, step = found[-1]
     knobs = knobs_for(recipe, scene)
     fit = resolve(step, knobs)
-    filled = [other for other in stage.all_steps() if isinstance(other, Collect) and other.into == step.source]
-    source = on_policy(filled[-1].source) if filled else None
-    if not filled or (source is None and not isinstance(filled[-1].source, (Demonstrations, Pairs))):
+    collect = resolve(collected([other for other in stage.all_steps() if isinstance(other, Collect)], step.source), knobs)
+    source = on_policy(collect.source) if collect else None
+    if source is None and not isinstance(getattr(collect, "source", None), (Demonstrations, Pairs)):
         raise QuatrainError(
             "diagnose enumerates what a Collect samples from the policy, demonstrations and pairs",
-            given=repr(filled[-1].source) if filled else f"no Collect into {step.source!r} in the stage of the policy's Fit",
+            given=repr(collect.source) if collect else f"no Collect into {step.source!r} in the stage of the policy's Fit",
             fix="diagnose its objective on such a source: recipe.with_collect(source=OnPolicy(group=8))",
         )
-    collect = resolve(filled[-1], knobs)
-    source = on_policy(collect.source)
     group = int(source.group) if source is not None else 1
     single = group == 1
     policy = TablePolicy(scene.table)
@@ -238,6 +237,18 @@ def make_subject(recipe: Recipe, scene: Scene, draws: int | None = None) -> Subj
     others = {name: other_model(spec, scene, fit, name in late) for name, spec in specs.items()}
     size = draws or (group if not single else 1 if isinstance(collect.source, Pairs) else 8)
     return Subject(recipe, scene, collect, fit, size, single, policy, others)
+
+
+def collected(steps: Sequence[Collect], store: str) -> Collect | None:
+    """The last Collect into a store. Rows that it reads once more are those of the Collect before it, with the edits of both."""
+    edits: tuple[Any, ...] = ()
+    for step in reversed(steps):
+        if step.into == store:
+            edits = (*step.edits, *edits)
+            if not isinstance(step.source, Again):
+                return replace(step, edits=edits)
+            store = step.source.store
+    return None
 
 
 def on_policy(source: Any) -> OnPolicy | None:
@@ -256,11 +267,11 @@ def knobs_for(recipe: Recipe, scene: Scene) -> dict[str, float]:
 
 
 def other_model(spec: Any, scene: Scene, fit: Fit, late: bool) -> Any:
-    """A frozen self is the problem's reference; a ``late`` one, which a step of the recipe keeps up with the policy (an old self, a moving
-    average), is the policy that samples. A given model is its teacher, a critic the exact values."""
+    """A frozen self is the problem's reference, and so is a twin, as it began; a ``late`` one, which a step of the recipe keeps up with the
+    policy (an old self, a moving average), is the policy that samples. A given model is its teacher, a critic the exact values."""
     if isinstance(spec, Critic):
         return exact_critic(scene, max(discount_of(term.advantage) for term in fit.loss.terms.values()))
-    if isinstance(spec, (Frozen, Given)):
+    if isinstance(spec, (Frozen, Twin, Given)):
         return scene.others()["teacher" if isinstance(spec, Given) else "old" if late else "reference"]
     raise QuatrainError("diagnose does not know how to make this model on an enumerated problem", given=repr(spec))
 
