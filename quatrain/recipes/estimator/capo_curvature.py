@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from quatrain.errors import QuatrainError
 from quatrain.estimator import Objective
 from quatrain.experiments.claims import claim
 from quatrain.knobs import Knob
@@ -55,8 +54,6 @@ def capo_curvature(
     leave out everything, for ever). A KL is left out with its token, as in the code. Inferred: that the paper's GRPO divides by the
     group's standard deviation (a setting of the code). No cap on logits, and no frozen head.
     """
-    if base not in ("grpo", "dr-grpo", "reinforce"):
-        raise QuatrainError("no such base", given=base, expected="grpo, dr-grpo or reinforce")
     plain = dr_grpo(group, clip, epochs, minibatches) if base == "dr-grpo" else grpo(group, clip, 0.0, epochs, minibatches)
     plain = plain.but(advantage=Return()) if base == "reinforce" else plain
     plain = with_kl(plain, kl) if kl else plain
