@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -110,6 +110,12 @@ class Case:
 
     def ratio(self, name: str = "old_logp") -> Tensor:
         return (self.logp() - self.clean(name)).exp()
+
+
+def without(batch: Batch, name: str) -> Batch:
+    """The batch without a column or row value."""
+    kept = [{key: value for key, value in part.items() if key != name} for part in (batch.columns, batch.rows)]
+    return replace(batch, columns=kept[0], rows=kept[1])
 
 
 def plain_logp(table: Tensor, batch: Batch) -> Tensor:

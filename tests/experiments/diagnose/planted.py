@@ -18,6 +18,7 @@ from quatrain.training.columns import Score
 from quatrain.training.recipe import Recipe
 from quatrain.training.registry import make
 from quatrain.training.steps import Collect
+from tests.toy import without
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -79,11 +80,6 @@ def rescored(state: Any, batch: Batch, bare: Batch) -> Batch:
     """``batch`` with both recorded log-probabilities as the policy scores ``bare``."""
     logp = state.models["policy"].score(bare, [LogProb()])[LogProb()].detach()
     return batch.with_columns(old_logp=logp, behaviour_logp=logp)
-
-
-def without(batch: Batch, name: str) -> Batch:
-    drop: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = lambda part: {key: value for key, value in part.items() if key != name}  # noqa: E731
-    return replace(batch, columns=drop(batch.columns), rows=drop(batch.rows))
 
 
 def cold_ratio(state: Any, batch: Batch) -> Batch:

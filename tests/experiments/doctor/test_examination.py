@@ -12,7 +12,8 @@ from quatrain.experiments.doctor.finding import OK
 from quatrain.experiments.doctor.patient import Patient
 from quatrain.tasks.letters import letters
 from quatrain.training.settings import Settings
-from tests.experiments.doctor.ward import HEALTHY, PLANTED, judged_in_workers, text
+from tests.experiments.doctor.ward.planted import PLANTED
+from tests.experiments.doctor.ward.setups import HEALTHY, judged_in_workers, text
 
 
 @pytest.mark.parametrize("bug", PLANTED)

@@ -9,7 +9,7 @@ from quatrain.experiments.doctor import memory
 from quatrain.experiments.doctor.finding import ERROR, OK, WARNING
 from quatrain.experiments.doctor.patient import Patient
 from quatrain.training.settings import Settings
-from tests.experiments.doctor.ward import Setup, lora, text
+from tests.experiments.doctor.ward.setups import Setup, lora, text
 
 
 def patient(setup: Setup, **knobs: float) -> Patient:
