@@ -81,7 +81,7 @@ class _Stretch:
     """Steps during which the same B rows are decoded; what they say is written down together."""
 
     place: Tensor  # [B, steps] where in the table
-    uniform: Tensor  # [steps, B]
+    uniform: tuple[Tensor, ...]  # of each step [B]
     longest: int  # tokens of the longest row when it began
     written: int = 0  # steps that are in the table
     said: defaultdict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
@@ -139,6 +139,7 @@ class Decoding:
         self._going = 0  # how many of them are alive
         self.shared = False  # whether rows alive share rows of the memory; else they are the same
         self.fast: FastDecoder | None = None
+        self._fits: bool | None = None  # not yet asked
 
     # -- rows come and go --------------------------------------------------------------------------------------------
     def admit(self, prompts: Sequence[Sequence[int]], seeds: Tensor) -> list[int]:
@@ -248,7 +249,7 @@ class Decoding:
 
     def renew(self, version: int, recompute: bool = False) -> None:
         """The weights have changed. Keys and values of earlier weights stay, or are computed again from the tokens."""
-        self.version, self.fast = version, None
+        self.version, self.fast, self._fits = version, None, None
         going = torch.cat([self.rows, torch.tensor(self.waiting, dtype=torch.long, device=self.device)])
         ahead = torch.arange(self.limit + 1, device=self.device) >= self.table["length"][going, None]
         self.table["version"][going] = torch.where(ahead, version, self.table["version"][going])
@@ -273,7 +274,7 @@ class Decoding:
         Two calls are bit for bit one of their sum.
         """
         look_every = 1 if self.device.type == "cpu" else 8  # reading a count waits for an accelerator
-        stretch = None
+        stretch, fewer = None, False
         for step in range(tokens):
             hidden = self._feed() if len(self.rows) else None
             if self.waiting and (new := self._entering()):
@@ -283,10 +284,10 @@ class Decoding:
             if hidden is None:
                 break
             stretch = stretch or self._stretch(tokens - step)
-            self._step(hidden, stretch)
+            fewer |= self._step(hidden, stretch)
             self._steps += 1
-            if self._steps % look_every == 0 or step + 1 == tokens:
-                self._going = int(self.alive.sum())
+            if fewer and (self._steps % look_every == 0 or step + 1 == tokens):
+                self._going, fewer = int(self.alive.count_nonzero()), False
                 if not self._going or (self._steps % look_every == 0 and self._going <= KEEP * len(self.rows)):
                     self._write(stretch)
                     self._leave(self.alive.nonzero()[:, 0])
@@ -299,11 +300,11 @@ class Decoding:
         """Steps with the same rows begin."""
         steps, first = min(steps, self.limit), self.length
         place = (first[:, None] + torch.arange(steps, device=self.device)).clamp_max(self.limit)
-        uniform = self.table["uniform"][self.rows[:, None], place].T.contiguous()
+        uniform = self.table["uniform"][self.rows[:, None], place].T.contiguous().unbind(0)
         return _Stretch(place, uniform, int(first.max()))
 
-    def _step(self, hidden: Tensor, stretch: _Stretch) -> None:
-        """Draw a token for every row."""
+    def _step(self, hidden: Tensor, stretch: _Stretch) -> bool:
+        """Draw a token for every row. Whether rows can have ended with it."""
         logits = self.backbone.logits(hidden)
         if self.shared:
             logits = logits[self.of]
@@ -318,11 +319,13 @@ class Decoding:
         if support is not None:
             said["support"].append(support)
         self.last, self.length = action, self.length + self.alive
-        if self.stops.eos or self.stops.texts:
+        stops, full = bool(self.stops.eos or self.stops.texts), stretch.longest + len(said["tokens"]) >= self.limit
+        if stops:
             now = self.stops.after(action, lambda index: self._tail(index, stretch)) & self.alive
             self.ended, self.alive = self.ended | now, self.alive & ~now
-        if stretch.longest + len(said["tokens"]) >= self.limit:
+        if full:
             self.alive = self.alive & (self.length < self.limit)
+        return stops or full
 
     def _tail(self, index: Tensor, stretch: _Stretch) -> list[list[int]]:
         """The last tokens of these rows, the present one included."""
@@ -386,17 +389,13 @@ class Decoding:
             said = self.table["tokens"][row, :length].tolist() if length else []
             of.append(number.setdefault((*self.prompts[row], *said), len(number)))
         limit = max(len(self.prompts[row]) for row in new) + self.limit
-        first, memory = prefill(self.backbone, list(number), self.pad, limit)
+        first, memory = prefill(self.backbone, list(number), self.pad, limit, self._decoder(limit))
         before = 0 if self.memory is None else len(self.memory)
         if self.memory is None:
             self.memory = memory
         else:
             self.memory.join(memory)
             first = torch.cat([hidden, first])
-        if self.fast is None and self.memory.additive and fits(self.backbone):
-            self.fast = FastDecoder(self.backbone, limit)
-        if self.fast is not None:
-            self.fast.reach(limit)
         place = torch.tensor(new, device=self.device)
         self.rows, self.of = torch.cat([self.rows, place]), torch.cat([self.of, torch.tensor(of, device=self.device) + before])
         self.last, self.length = padded(self.last, (0, len(new))), torch.cat([self.length, torch.tensor(lengths, device=self.device)])
@@ -437,10 +436,15 @@ class Decoding:
         said = torch.zeros(len(memory), dtype=token.dtype, device=self.device)
         return memory.advance(said.index_copy_(0, place, pair % self.backbone.vocabulary), self._decoder())
 
-    def _decoder(self) -> FastDecoder | None:
-        """The joined weights as they are, made anew after a change."""
-        if self.fast is None and self.memory.additive and fits(self.backbone):
-            self.fast = FastDecoder(self.backbone, self.memory.limit)
+    def _decoder(self, positions: int = 0) -> FastDecoder | None:
+        """The joined weights as they are, made anew after a change, for at least so many positions."""
+        positions = max(positions, 0 if self.memory is None else self.memory.limit)
+        if self.fast is not None:
+            self.fast.reach(positions)
+        elif self._fits is None:
+            self._fits = fits(self.backbone)
+        if self.fast is None and self._fits:
+            self.fast = FastDecoder(self.backbone, positions)
         return self.fast
 
     # -- keeping -----------------------------------------------------------------------------------------------------

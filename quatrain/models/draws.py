@@ -79,7 +79,7 @@ def inverse_cdf(weight: Tensor, uniform: Tensor) -> Tensor:
     if size <= 2 * BLOCK:
         # A 52-bit number below 1 times the total is below the total, so some index is above, and it has weight.
         total = weight.cumsum(-1, dtype=torch.float64)
-        return torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)[:, 0]
+        return torch.searchsorted(total, (uniform * total[:, -1]).unsqueeze(1), right=True).squeeze(1)
     padded = torch.nn.functional.pad(weight, (0, -size % BLOCK)).unflatten(1, (-1, BLOCK))
     blocks = padded.sum(-1, dtype=torch.float64).cumsum(-1)
     target = uniform[:, None] * blocks[:, -1:]
@@ -112,7 +112,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     if not truncates(sampling, size):
         log_probs = z.log_softmax(-1)
         action = inverse_cdf(log_probs.exp(), uniform)
-        return action, log_probs.gather(-1, action[:, None])[:, 0], None
+        return action, log_probs.gather(-1, action.unsqueeze(1)).squeeze(1), None
     count = min(size, sampling.top_k or CANDIDATES)
     z_top, candidate = z.topk(count, -1)
     if sampling.top_p < 1:

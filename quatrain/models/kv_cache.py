@@ -28,15 +28,21 @@ class GrowingLayer(DynamicLayer):
         else:
             if self._end + more > self._buffers[0].shape[2]:
                 self._move(None, len(self._buffers[0]), more)
-            for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-                buffer[:rows, :, self._end : self._end + more] = new
+            keys, values = self._buffers
+            keys[:rows, :, self._end : self._end + more] = key_states
+            values[:rows, :, self._end : self._end + more] = value_states
         self._end += more
         self._view(rows)
         return self.keys, self.values
 
     def _view(self, rows: int) -> None:
-        self.keys, self.values = (buffer[:rows, :, self._begin : self._end] for buffer in self._buffers)
+        keys, values = self._buffers
+        if rows < len(keys):
+            keys, values = keys[:rows], values[:rows]
+        length = self._end - self._begin
+        self.keys, self.values = keys.narrow(2, self._begin, length), values.narrow(2, self._begin, length)
 
+    @torch.inference_mode(False)  # buffers outlive a step in inference mode, and are written outside of it
     def _move(self, rows: Tensor | None, room: int, more: int = 1, before: int = 0) -> None:
         """To larger buffers with room for that many rows, keeping the given ones (None: all), after so many empty positions."""
         grown = []

@@ -128,7 +128,9 @@ class Memory:
         return cls(backbone, cache, plain, state["position"].to(device), state["length"], state["limit"])
 
 
-def prefill(backbone: Backbone, prompts: Sequence[Sequence[int]], pad: int, limit: int) -> tuple[Tensor, Memory]:
+def prefill(
+    backbone: Backbone, prompts: Sequence[Sequence[int]], pad: int, limit: int, fast: FastDecoder | None = None
+) -> tuple[Tensor, Memory]:
     """The last hidden state [S, D] of each prompt and the memory of them, padded on the left with the token ``pad``."""
     from quatrain.models.kv_cache import make_cache
 
@@ -136,13 +138,19 @@ def prefill(backbone: Backbone, prompts: Sequence[Sequence[int]], pad: int, limi
     ids = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     visible = torch.arange(longest, device=device) >= longest - lengths[:, None]
+    position, uneven = (visible.cumsum(-1) - 1).clamp_min(0), min(map(len, prompts)) < longest
     cache, plain = make_cache(backbone.model.config)
-    with FastLinear() if is_onednn() and device.type == "cpu" else nullcontext():
-        hidden = backbone.decoder(
-            input_ids=ids,
-            attention_mask=None if bool(visible.all()) else visible,
-            position_ids=(visible.cumsum(-1) - 1).clamp_min(0),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+    if fast is not None:
+        hidden = fast.begin(ids, position, cache, _before(visible, backbone.head.weight.dtype) if uneven else None)
+    else:
+        with FastLinear() if is_onednn() and device.type == "cpu" else nullcontext():
+            hidden = backbone.decoder(
+                input_ids=ids, attention_mask=visible if uneven else None, position_ids=position, past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]
     return hidden, Memory(backbone, cache, plain, lengths, longest, limit)
+
+
+def _before(visible: Tensor, kind: torch.dtype) -> Tensor:
+    """The mask [S, 1, L, L] that is added, for rows of which ``visible`` [S, L] is real: each position sees those up to it."""
+    sees = torch.ones(visible.shape[1], visible.shape[1], dtype=torch.bool, device=visible.device).tril() & visible[:, None, None]
+    return torch.zeros(sees.shape, dtype=kind, device=visible.device).masked_fill_(~sees, torch.finfo(kind).min)

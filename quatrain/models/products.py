@@ -7,6 +7,7 @@ never on a timing, so that a resumed run computes the same bits. ``QUATRAIN_PROD
 
 from __future__ import annotations
 
+import math
 import os
 from functools import cache
 from pathlib import Path
@@ -49,6 +50,26 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         part = torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
         total = part if total is None else total.add_(part)
     return total
+
+
+class Matrix:
+    """A matrix [n, k] that inputs are multiplied with again and again, without gradient: what decides how is found out once."""
+
+    def __init__(self, weight: Tensor):
+        self.weight, self.turned = weight, weight.T
+        suits = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.numel() > 0 and is_onednn()
+        self.least = SMALLEST / weight.numel() if suits else math.inf  # rows
+
+    def __call__(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """x @ weightᵀ (+ more) [m, n] for x [m, k] and more [m, n].
+
+        >>> Matrix(torch.tensor([[3.0, 4.0], [5.0, 6.0]]))(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 0.0]])).tolist()
+        [[11.5, 17.0]]
+        """
+        if len(x) >= self.least:
+            y = product(x, self.weight)
+            return y if more is None else y.add_(more)
+        return torch.mm(x, self.turned) if more is None else torch.addmm(more, x, self.turned)
 
 
 def _takes(a: Tensor, b: Tensor) -> bool:
