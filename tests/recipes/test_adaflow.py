@@ -7,7 +7,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 import quatrain
 from quatrain.batch import Batch
-from quatrain.environments.plane.task import PlaneTask
 from quatrain.estimator import Objective
 from quatrain.knobs import resolve
 from quatrain.losses.flow import FlowMatching
@@ -25,25 +23,22 @@ from quatrain.parts.gae import gae
 from quatrain.protocols import Sampling
 from quatrain.training.batching import micro_batches
 from quatrain.training.columns import Values
-from quatrain.training.driver import build, run
+from quatrain.training.driver import run
 from quatrain.training.recipe import Recipe
 from quatrain.training.registry import make
 from quatrain.training.selves import Critic
 from quatrain.training.state import State
+from tests.recipes.laboratories import FLOWS, started
 
-VARIANTS = [{}, {"variant": "two-stage"}, {"variant": "plain"}]
-TASK = PlaneTask("route", demonstrations=40)
+TASK = FLOWS.task()
 
 
-def policy(seed: int = 0, **options: Any) -> FlowPolicy:
-    return FlowPolicy(2, TASK.action_space, (16, 16), seed, **{"chain": 3, **options})
+def policy() -> FlowPolicy:
+    return FLOWS.policy(TASK)
 
 
 def start(recipe: Recipe, seed: int = 0, **knobs: float) -> tuple[Recipe, State]:
-    settings = {"steps": 3, "prompts": 6, "lr": 1e-2, "max_actions": 9, **knobs}
-    state = State(TASK, {"policy": policy()}, seed, knobs={name: value for name, value in settings.items() if name in recipe.knobs()})
-    build(recipe, state, {})
-    return recipe, state
+    return started(recipe, FLOWS, seed, **knobs)
 
 
 def weights(state: State) -> dict[str, Tensor]:
@@ -93,22 +88,13 @@ def test_two_actions_have_the_analytic_spread(fit: tuple[str, ...]):
     assert 0.3 < (end > 0).float().mean() < 0.7
 
 
-# -- the battery, for a policy that is no table ------------------------------------------------------------------------
-@pytest.mark.parametrize("options", VARIANTS)
-def test_it_moves_the_weights_repeats_itself_and_is_the_same_when_cut(options: dict):
-    saved: list[dict] = []
-    whole = run(*start(make("adaflow", **options)), after=lambda state, metrics: saved.append(copy.deepcopy(state.state_dict())))
-    again = weights(run(*start(make("adaflow", **options))))
-    before = weights(start(make("adaflow", **options))[1])
-    assert all(torch.equal(value, again[name]) for name, value in weights(whole).items())
-    moved = {name.split(".")[1] for name, value in weights(whole).items() if not torch.equal(value, before[name])}
-    assert moved == ({"trunk", "velocity"} if options.get("variant") == "plain" else {"trunk", "velocity", "log_std"})
-    for kept in saved[:-1]:
-        recipe, resumed = start(make("adaflow", **options), seed=77)
-        resumed.load_state_dict(kept)
-        run(recipe, resumed)
-        assert resumed.spent == whole.spent
-        assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+# -- which part learns -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("variant", "heads"), [("one-stage", {"velocity", "log_std"}), ("plain", {"velocity"})])
+def test_the_heads_that_are_fitted_move_and_no_other(variant: str, heads: set[str]):
+    recipe, state = start(make("adaflow", variant=variant))
+    before = weights(state)
+    moved = {name.split(".")[1] for name, value in weights(run(recipe, state)).items() if not torch.equal(value, before[name])}
+    assert moved == {"trunk", *heads}
 
 
 def test_the_second_stage_leaves_the_velocity_where_it_is():

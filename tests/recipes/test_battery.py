@@ -12,18 +12,21 @@ from torch import Tensor
 
 from quatrain.batch import Batch
 from quatrain.estimator import Objective, Term
+from quatrain.knobs import resolve
 from quatrain.parts.bounds import unbounded
 from quatrain.parts.denominators import Ratio
 from quatrain.rollout.edits import AddDemonstrations
-from quatrain.training.driver import build, run
+from quatrain.training.driver import run, total_rounds
 from quatrain.training.recipe import Recipe
-from quatrain.training.registry import entries, find, make
-from quatrain.training.selves import Given
+from quatrain.training.registry import entries, make
+from quatrain.training.search import Search
 from quatrain.training.state import State
 from quatrain.training.steps import Collect, Fit
-from tests.toy import NAN, Case, TabularChoices, TabularCritic, TabularPolicy, ToyTask, assert_same, case, fit_of, gradient
+from tests.recipes.laboratories import TABLES, laboratory, start, weights
+from tests.toy import NAN, Case, TabularChoices, TabularCritic, TabularPolicy, assert_same, case, fit_of, gradient
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "adaflow": [{"variant": "two-stage"}, {"variant": "plain"}],
     "adora": [{"version": "vision", "kl": 0.04}],
     "capo-curvature": [
         {"base": "dr-grpo", "rising": True, "optimiser": "sgd", "top": 2},
@@ -66,17 +69,25 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "sfpo": [{"moments": "rewound", "leave": "never"}, {"window": 2, "threshold": 0.1}],
     "single-stream-po": [{"baseline": "batch", "prioritised": False}],
     "simko": [{"smooth": 0.5, "press": 2.0, "level": 0.3}],
+    "spot": [{"bound": "iwae", "samples": 2, "unit": "code"}, {"lam": 0.0}],
     "thinkless-degrpo": [{"version": "code", "alpha": 0.1}],
+    "training-free-grpo": [{"propose": "random"}, {"group": 1, "alone": "successes"}, {"group": 1, "alone": "all"}, {"size": 5}],
     "treepo": [{"levels": "size", "drop": True}, {"levels": "root"}],
     "topr": [{"ratio": "token", "refresh": 2}, {"taper": "truncated"}],
 }
-ELSEWHERE = {"adaflow", "spot", "training-free-grpo"}  # a policy that is no table, or no gradient: their own files run what is run here
-ALL = [(entry.name, options) for entry in entries() if entry.name not in ELSEWHERE for options in [{}, *VARIANTS.get(entry.name, [])]]
-every_recipe = pytest.mark.parametrize(("name", "options"), ALL, ids=[f"{name}-{options}" if options else name for name, options in ALL])
-LEARNERS = [(name, options) for name, options in ALL if any(make(name, **options).fits(Objective))]  # of a policy, by a policy gradient
-every_learner = pytest.mark.parametrize(
-    ("name", "options"), LEARNERS, ids=[f"{name}-{options}" if options else name for name, options in LEARNERS]
-)
+
+
+def over(recipes: list[tuple[str, dict]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("name", "options"), recipes, ids=[f"{name}-{options}" if options else name for name, options in recipes]
+    )
+
+
+ALL = [(entry.name, options) for entry in entries() for options in [{}, *VARIANTS.get(entry.name, [])]]
+TABULAR = [(name, options) for name, options in ALL if laboratory(make(name, **options)) is TABLES]
+every_recipe, every_tabular = over(ALL), over(TABULAR)
+every_network = over([one for one in ALL if one not in TABULAR and any(make(one[0], **one[1]).fits())])
+every_learner = over([(name, options) for name, options in TABULAR if any(make(name, **options).fits(Objective))])  # by a policy gradient
 KNOBS = {"max_actions": 5}
 
 
@@ -109,7 +120,7 @@ def gradients(recipe: Recipe, here: Case, **changes: Any) -> dict[str, Tensor]:
     return found
 
 
-@every_recipe
+@every_tabular
 def test_any_split_into_micro_batches_gives_the_same_gradient(name: str, options: dict):
     """Down to one row at a time: pairs and groups are cut across micro-batches."""
     recipe = make(name, **options)
@@ -120,7 +131,7 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(name: str, options
             assert_same(found, whole[model], 1e-13)
 
 
-@every_recipe
+@every_tabular
 def test_the_order_of_rows_does_not_matter(name: str, options: dict):
     recipe = make(name, **options)
     here = batch_for(recipe)
@@ -131,7 +142,7 @@ def test_the_order_of_rows_does_not_matter(name: str, options: dict):
         assert_same(found, whole[model], 1e-12)
 
 
-@every_recipe
+@every_tabular
 @pytest.mark.parametrize("poison", [NAN, -200.0, 200.0, float("inf")])
 def test_what_is_no_action_contributes_exactly_nothing(name: str, options: dict, poison: float):
     """fp32: NaN, infinity and log-ratios of ±200 outside the mask leave the gradient bit for bit."""
@@ -183,55 +194,66 @@ def test_rows_without_a_coefficient_need_no_forward(name: str, options: dict):
     assert not found[idle].any() and found.any()
 
 
+@every_network
+def test_the_gradient_of_a_network_depends_neither_on_the_cut_nor_on_the_order(name: str, options: dict):
+    recipe, state = start(name, options)
+    run(recipe, state)
+    for _, step in recipe.fits():
+        step, model, batch = resolve(step, state.knobs), state.models[step.model], state.stores[step.source]
+        turned = batch.take(torch.randperm(len(batch), generator=torch.Generator().manual_seed(3)))
+        whole, *others = (
+            network_gradient(replace(step, micro_tokens=tokens), model, state, rows)
+            for tokens, rows in ((1 << 40, batch), (7, batch), (1 << 40, turned))
+        )
+        for found in others:
+            assert_same(found, whole, 1e-4)
+
+
+def network_gradient(step: Fit, model: Any, state: State, batch: Batch) -> Tensor:
+    """[D] of one update, through the Fit."""
+    model.module.zero_grad()
+    others = {name: state.models[name] for name in step.loss.models()}
+    for _ in step.gradient_parts(model, others, step.loss.prepare(batch)):
+        pass
+    return torch.cat([p.grad.flatten() for p in model.module.parameters() if p.grad is not None])
+
+
 # -- whole runs --------------------------------------------------------------------------------------------------------
-TASK = ToyTask(prompts=4, length=3)
-
-
-def start(name: str, options: dict, seed: int = 0) -> tuple[Recipe, State]:
-    """A run of the recipe on the toy task, its models built; several updates per batch where it has the option."""
-    several = {option: 2 for option in ("epochs", "minibatches") if option in find(name).options}
-    recipe = make(name, **options, **several)
-    if "critic" in recipe.models:
-        recipe = recipe.with_models(critic=Given("critic"))
-    if "teacher" in recipe.models:  # a table has one context: a teacher that is told more is another table
-        recipe = recipe.with_models(teacher=Given("teacher"))
-    if "q" in recipe.models:
-        recipe = recipe.with_models(q=Given("q"))
-    knobs = {"steps": 3, "prompts": 8, "lr": 0.1, "max_actions": 3, "micro_tokens": 20}
-    knobs |= {"policy_limit": 3e-3, "objective_limit": 0.1}  # limits of what a step moves: this one is large
-    state = State(task=TASK, models={"policy": TASK.policy()}, seed=seed)
-    state.knobs = {name: value for name, value in knobs.items() if name in recipe.knobs()}
-    build(recipe, state, {"teacher": TASK.policy(9), "critic": TASK.critic(), "q": TASK.choices(6)})
-    for model in state.models.values():
-        model.module.requires_grad_(True)
-    return recipe, state
-
-
-def weights(state: State) -> dict[str, Tensor]:
-    return {name: model.module.values.detach().clone() for name, model in state.models.items()}
-
-
 @every_recipe
-def test_a_run_moves_the_weights_and_repeats_itself(name: str, options: dict):
+def test_a_run_moves_what_it_trains_and_repeats_itself(name: str, options: dict):
     first, second = (run(*start(name, options)) for _ in range(2))
-    assert first.step == 3 and first.spent == second.spent
     recipe, before = start(name, options)
-    for model in {step.model for _, step in recipe.fits()}:
-        assert not torch.equal(weights(first)[model], weights(before)[model])
-    for model, value in weights(first).items():
-        assert torch.equal(value, weights(second)[model])
+    assert first.step == total_rounds(recipe, first) and first.spent == second.spent
+    for model in trained(recipe):
+        assert not same(weights(first)[model], weights(before)[model])
+    assert same(weights(first), weights(second))
     other = run(*start(name, options, seed=1))
     if "tokens" in other.spent:  # what is sampled depends on the seed
-        assert not torch.equal(other.models["policy"].table, first.models["policy"].table)
+        assert not same(weights(other)["policy"], weights(first)["policy"])
+
+
+def trained(recipe: Recipe) -> set[str]:
+    return {step.model for _, step in recipe.fits()} | {step.of for step in searches(recipe)}
+
+
+def searches(recipe: Recipe) -> list[Search]:
+    return [step for stage in recipe.stages for step in stage.all_steps() if isinstance(step, Search)]
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    return torch.equal(one, other) if isinstance(one, Tensor) else one == other
 
 
 @every_recipe
 def test_a_learning_rate_of_zero_keeps_the_ratio_at_one(name: str, options: dict):
     recipe, state = start(name, options)
-    state.knobs["lr"] = 0.0
-    seen: list[dict] = []
+    state.knobs |= {knob: 0.0 for knob in recipe.knobs() if knob == "lr" or knob.endswith("_lr")}
+    before, seen = weights(state), []
     run(recipe, state, after=lambda state, metrics: seen.append(dict(metrics)))
-    assert torch.equal(state.models["policy"].table, TASK.policy().table)
+    for model in {step.model for _, step in recipe.fits()} | {"policy"} - {step.of for step in searches(recipe)}:
+        assert same(weights(state)[model], before[model])
     for metrics in seen:
         assert metrics.get("ratio", 1.0) == 1.0 and metrics.get("clipped", 0.0) == 0.0
 
@@ -245,8 +267,7 @@ def test_cut_anywhere_and_resumed_it_is_the_same_run(name: str, options: dict):
         resumed.load_state_dict(kept)
         run(recipe, resumed)
         assert resumed.spent == whole.spent and resumed.step == whole.step
-        for model, value in weights(whole).items():
-            assert torch.equal(weights(resumed)[model], value)
+        assert same(weights(resumed), weights(whole))
 
 
 @every_recipe

@@ -1,8 +1,9 @@
-"""spot: what its actor descends, what it becomes without its penalty, and the battery for policies that are no table."""
+"""spot: what its actor descends, what it becomes without its penalty, and its arms."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,48 +16,31 @@ from torch import Tensor
 import quatrain
 from quatrain.batch import Batch
 from quatrain.controllers.schedules import Annealed
-from quatrain.environments.gymnasium import gym_task
 from quatrain.estimator import Objective
 from quatrain.knobs import resolve
 from quatrain.models.networks import NetworkPolicy
 from quatrain.recipes.rl_offline.spot import SMALL as OF_ARMS
 from quatrain.recipes.rl_offline.spot import cloning, td3, td3_bc
-from quatrain.training.driver import build, run
+from quatrain.training.driver import run
 from quatrain.training.recipe import Recipe
 from quatrain.training.registry import make
 from quatrain.training.state import State
+from tests.recipes.laboratories import ACTORS, started
 
-TASK = gym_task("gym:Pendulum-v1?data=0.8*random+0.2*good&size=60")
-SMALL: dict[str, Any] = {"hidden": 8, "vae_hidden": 8}
-KNOBS = {
-    "steps": 2,
-    "vae_steps": 1,
-    "vae_updates": 2,
-    "online_steps": 2,
-    "updates": 2,
-    "online_updates": 1,
-    "batch": 16,
-    "segment": 2,
-    "capacity": 80,
-}
+SMALL = dict(ACTORS.options)
 
 
 def start(recipe: Recipe, seed: int = 0, **knobs: float) -> tuple[Recipe, State]:
     """Whole runs: data, density, offline, online, on few copies of the pendulum."""
-    task = gym_task("gym:Pendulum-v1?data=0.8*random+0.2*good&size=60")
-    task.copies, task.__dict__["recorded"] = 4, TASK.recorded
-    chosen = {name: value for name, value in {**KNOBS, **knobs}.items() if name in recipe.knobs()}
-    state = State(task, {"policy": NetworkPolicy(3, task.action_space, seed=1)}, seed, knobs=chosen)
-    build(recipe, state, {})
-    return recipe, state
+    return started(recipe, ACTORS, seed, **knobs)
 
 
-def weights(state: State) -> dict[str, Tensor]:
+def tensors(state: State) -> dict[str, Tensor]:
     return {f"{name}.{key}": value.clone() for name, model in state.models.items() for key, value in model.module.state_dict().items()}
 
 
 def assert_equal(one: State, other: State) -> None:
-    assert all(torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
+    assert all(torch.equal(value, tensors(other)[name]) for name, value in tensors(one).items())
 
 
 # -- the actor ---------------------------------------------------------------------------------------------------------
@@ -157,45 +141,24 @@ def test_online_the_penalty_falls_to_a_fifth():
     assert shown == pytest.approx([0.1, 0.1, 0.1, 0.08, 0.06, 0.04, 0.02, 0.1])
 
 
-# -- the battery, for a policy that is no table ------------------------------------------------------------------------
-RECIPES = {
-    "spot": lambda: make("spot", **SMALL),
-    "iwae": lambda: make("spot", **SMALL, bound="iwae", samples=2, unit="code"),
-    "td3": lambda: make("spot", **SMALL, lam=0.0),
-    "td3+bc": td3_bc,
-    "bc": cloning,
-}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_it_moves_the_weights_repeats_itself_and_is_the_same_when_cut(name: str):
+# -- whole runs: what the battery does not have --------------------------------------------------------------------------
+@pytest.mark.parametrize(("arm", "moved"), [(td3_bc, {"policy", "critic", "target_policy", "target_critic"}), (cloning, {"policy"})])
+def test_an_arm_moves_its_models_and_the_replay_is_the_same_when_cut(arm: Callable[[], Recipe], moved: set[str]):
     saved: list[dict] = []
-    whole = run(*start(RECIPES[name]()), after=lambda state, metrics: saved.append(copy.deepcopy(state.state_dict())))
-    assert_equal(whole, run(*start(RECIPES[name]())))
-    before = weights(start(RECIPES[name]())[1])
-    moved = {key.split(".")[0] for key, value in weights(whole).items() if not torch.equal(value, before[key])}
-    assert moved == ({"policy"} if name == "bc" else set(whole.models))
-    assert len(saved) == whole.step > 1
-    for kept in saved[:-1]:
-        recipe, resumed = start(RECIPES[name](), seed=77)
-        resumed.load_state_dict(kept)
-        run(recipe, resumed)
-        assert resumed.spent == whole.spent
-        assert_equal(resumed, whole)
-        rows = (state.kept["replay"].rows() for state in (resumed, whole))
-        assert torch.equal(*(part.contexts["policy"]["observations"] for part in rows))
+    whole = run(*start(arm()), after=lambda state, metrics: saved.append(copy.deepcopy(state.state_dict())))
+    before = tensors(start(arm())[1])
+    assert moved == {key.split(".")[0] for key, value in tensors(whole).items() if not torch.equal(value, before[key])}
+    recipe, resumed = start(arm(), seed=77)
+    resumed.load_state_dict(saved[0])
+    run(recipe, resumed)
+    assert_equal(resumed, whole)
+    rows = (state.kept["replay"].rows() for state in (resumed, whole))
+    assert torch.equal(*(part.contexts["policy"]["observations"] for part in rows))
 
 
 def test_online_steps_join_the_data_in_the_replay():
     found = run(*start(make("spot", **SMALL, lam=0.0), capacity=1000))
     assert found.spent["recorded"] == 60 and len(found.kept["replay"]) == 60 + 2 * 4 * 2 and found.spent["tokens"] == 16
-
-
-def test_without_learning_rates_nothing_moves():
-    recipe, state = start(make("spot", **SMALL), actor_lr=0.0, critic_lr=0.0, vae_lr=0.0)
-    before = weights(state)
-    run(recipe, state)
-    assert all(torch.equal(value, before[name]) for name, value in weights(state).items() if not name.startswith("target"))
 
 
 def test_arms_differ_in_the_actors_terms_alone():
@@ -208,7 +171,7 @@ def test_arms_differ_in_the_actors_terms_alone():
 def test_train_save_and_go_on(tmp_path: Path):
     quiet = {"live": False, "tensorboard": False, "report": False, "eval_every": 0, "eval_count": 2, "eval_samples": 0, "save_every": 0}
     task = "gym:Pendulum-v1?data=0.8*random+0.2*good&size=300"
-    few = {**SMALL, **KNOBS, "capacity": 500}
+    few = {**SMALL, **ACTORS.knobs, "capacity": 500}
     first = quatrain.train("spot", task=task, out=str(tmp_path / "a"), limit=200, **few, **quiet)
     assert first.state.spent["recorded"] == 200 and "normalised" in first.metrics
     again = quatrain.train("spot", task=task, model=str(tmp_path / "a/model"), out=str(tmp_path / "b"), **few, **quiet)

@@ -1,8 +1,7 @@
-"""training-free-grpo: nothing but the library changes; and what the battery runs on recipes with a gradient."""
+"""training-free-grpo: nothing but the library changes."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +16,24 @@ from quatrain.reports.tables import read_tables
 from quatrain.search.endpoint import Endpoint
 from quatrain.search.library import Operation, Rule, read_library
 from quatrain.training.describe import eject, explain
-from quatrain.training.driver import build, run
+from quatrain.training.driver import run
 from quatrain.training.evaluate import evaluate_model
-from quatrain.training.recipe import Recipe
 from quatrain.training.registry import make
-from quatrain.training.state import State
+from tests.recipes.laboratories import start
 
 TASK = ToolChoice()
-VARIANTS: list[dict[str, Any]] = [{}, {"propose": "random"}, {"group": 1, "alone": "successes"}, {"group": 1, "alone": "all"}, {"size": 5}]
-every_variant = pytest.mark.parametrize("options", VARIANTS, ids=str)
 
 
-def start(options: dict[str, Any], seed: int = 0, **knobs: int) -> tuple[Recipe, State]:
-    recipe = make("training-free-grpo", **options)
-    knobs = {"steps": 4, "prompts": 20, "max_actions": 2, **knobs}
-    state = State(TASK, {"policy": TASK.network(seed=1)}, seed, knobs=knobs)
-    build(recipe, state, {})
-    return recipe, state
-
-
-@every_variant
+@pytest.mark.parametrize("options", [{}, {"group": 1, "alone": "all"}, {"size": 5}], ids=str)
 def test_the_weights_never_move_and_the_library_does(options: dict[str, Any]):
-    state = run(*start(options))
+    state = run(*start("training-free-grpo", options))
     policy = state.models["policy"]
     assert torch.equal(policy.module.base.values, TASK.network(seed=1).table) and "updates" not in state.spent
     assert 0 < len(policy.library) <= policy.library.size and 0 < policy.version <= 4
 
 
-@every_variant
-def test_the_same_seed_gives_the_same_library(options: dict[str, Any]):
-    first, same, other = (run(*start(options, seed)).models["policy"].library for seed in (0, 0, 1))
-    assert first == same != other
-
-
-@every_variant
-def test_cut_anywhere_and_resumed_it_is_the_same_run(options: dict[str, Any]):
-    saved: list[dict] = []
-    whole = run(*start(options), after=lambda state, metrics: saved.append(copy.deepcopy(state.state_dict())))
-    for kept in saved[:-1]:
-        recipe, resumed = start(options, seed=77)
-        resumed.load_state_dict(kept)
-        run(recipe, resumed)
-        assert resumed.models["policy"].library == whole.models["policy"].library and resumed.spent == whole.spent
-        assert resumed.models["policy"].version == whole.models["policy"].version
-
-
 def test_before_the_first_round_it_is_the_base_policy_exactly():
-    _, state = start({})
+    _, state = start("training-free-grpo", {})
     plain, same = (
         TASK.rollout(policy, TASK.starts("train", 0, 50), 4, Sampling(), 3) for policy in (TASK.network(seed=1), state.models["policy"])
     )
@@ -72,7 +42,7 @@ def test_before_the_first_round_it_is_the_base_policy_exactly():
 
 def test_groups_that_agree_leave_the_library_empty():
     """A policy that always fails has no group with a contrast."""
-    recipe, state = start({})
+    recipe, state = start("training-free-grpo", {})
     wrong = torch.zeros(len(CUES), len(TOOLS), dtype=torch.float64)
     wrong[torch.arange(len(TASK.right)), TASK.right] = -60.0
     state.models["policy"].module.base.values.data = wrong
@@ -82,7 +52,7 @@ def test_groups_that_agree_leave_the_library_empty():
 
 
 def test_it_finds_hidden_heuristics():
-    recipe, state = start({}, steps=12)
+    recipe, state = start("training-free-grpo", {}, steps=12)
     before = TASK.evaluate(state.models["policy"], 512, 0, Sampling(), 0)["success"]
     policy = run(recipe, state).models["policy"]
     assert TASK.evaluate(policy, 512, 0, Sampling(), 0)["success"] > before + 0.25
