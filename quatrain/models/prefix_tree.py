@@ -2,13 +2,15 @@
 
 Every distinct prefix is a node. A tree's nodes stand in one row of the model's input, each at its own depth as position
 and seeing its ancestors alone, so that its hidden state is the one that it has in every sample through it. A group of
-samples shares its prompt, and what they say alike before they part; equal samples cost nothing at all.
+samples shares its prompt, and what they say alike before they part; equal samples cost nothing at all. Small trees stand
+beside each other in one row, which no node notices: a row is as wide as the widest tree, and little of it is padding.
 
-Axes: N rows (samples), L positions, U nodes, B trees, W nodes of the widest tree.
+Axes: N rows (samples), L positions, U nodes, B rows of trees, W nodes of the fullest.
 """
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -49,8 +51,8 @@ def grow(ids: Tensor, length: Tensor, shared: Tensor, cost: Any) -> Trees | None
     # A prefix is known by the sum of a hash of its tokens and their depths (mod 2^64); checked below, token by token.
     mixed = (uniforms(ids.flatten() * longest + depth.repeat(count), depth[:1]) * 2.0**52).long().view(count, longest)
     mixed = (mixed * -7046029254386353131 ^ (mixed >> 29)).cumsum(1)
-    start = mixed.gather(1, shared[:, None] - 1)
-    _, tree = torch.unique(torch.cat([start, shared[:, None]], 1), dim=0, return_inverse=True)
+    start = mixed.gather(1, shared[:, None] - 1)[:, 0] + shared * -7723592293110705685
+    _, tree = torch.unique(start, return_inverse=True)
     if int(tree.max()) + 1 == count:
         return None
     key, node = torch.unique((mixed + (tree[:, None] + 1) * -4658895280553007687)[real], return_inverse=True)
@@ -59,12 +61,13 @@ def grow(ids: Tensor, length: Tensor, shared: Tensor, cost: Any) -> Trees | None
         0, node, torch.arange(len(rows), device=ids.device), "amin"
     )
     owner, level = rows[first], steps[first]  # of each node: a row through it, and its depth
+    tree = torch.tensor(_packed(torch.bincount(tree[owner]).tolist()), device=ids.device)[tree]
     home = tree[owner]
     sizes = torch.bincount(home)
     trees, width = len(sizes), int(sizes.max())
     if cost(trees, width) > GAIN * cost(count, longest) or trees * width * width > MASK_ELEMENTS:
         return None
-    order = torch.argsort(home * longest + level, stable=True)  # by tree, parents before children
+    order = torch.argsort(home * longest + level, stable=True)  # by row, parents before children
     local = torch.empty_like(order)
     local[order] = torch.arange(len(order), device=ids.device) - (sizes.cumsum(0) - sizes)[home[order]]
     path = torch.full((count, longest), -1, device=ids.device)
@@ -81,6 +84,20 @@ def grow(ids: Tensor, length: Tensor, shared: Tensor, cost: Any) -> Trees | None
     place = (path + tree[:, None] * width).masked_fill(~real, 0)
     found = Trees(tokens.view(trees, width), position, sees[:, None], place)
     return found if _faithful(found, ids, real, path) else None
+
+
+def _packed(sizes: list[int]) -> list[int]:
+    """Which row each tree of that many nodes stands in: the largest first, each where most room is left, in rows of the widest tree.
+
+    >>> _packed([3, 7, 4, 2])
+    [1, 0, 1, 2]
+    """
+    width, rows, found = max(sizes), [], [0] * len(sizes)  # rows: a heap of (− what is left, number)
+    for tree in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
+        left, row = heapq.heappop(rows) if rows and -rows[0][0] >= sizes[tree] else (-width, len(rows))
+        heapq.heappush(rows, (left + sizes[tree], row))
+        found[tree] = row
+    return found
 
 
 def _faithful(trees: Trees, ids: Tensor, real: Tensor, path: Tensor) -> bool:

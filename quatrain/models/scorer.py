@@ -47,8 +47,11 @@ class Rows:
     prompts: Tensor
 
 
-def contiguous(batch: Batch, role: str, pad: int = 0) -> Rows:
+def contiguous(batch: Batch, role: str, pad: int = 0, whole: bool = True) -> Rows:
     """Prompt of that role followed by what is present in the response, without the padding in between.
+
+    whole  False: only what an action was predicted from. Of short answers that leaves out a good part: the last action of each
+           row, and what follows it.
 
     Raises QuatrainError when the batch has no such context, or an action has nothing before it.
     """
@@ -62,6 +65,8 @@ def contiguous(batch: Batch, role: str, pad: int = 0) -> Rows:
     tokens = torch.cat([context["tokens"].long(), batch.actions.long()], 1)
     keep = torch.cat([context["mask"].bool(), batch.present | batch.mask], 1)
     place = keep.cumsum(1) - 1
+    if not whole:
+        keep[:, context["tokens"].shape[1] :] &= batch.mask.flip(1).cumsum(1).flip(1) > batch.mask.long()  # an action comes later
     lengths = keep.sum(1)
     longest = max(1, int(lengths.max())) if len(batch) else 1
     # What is dropped goes into one more column that is cut off again.
@@ -79,7 +84,8 @@ def contiguous(batch: Batch, role: str, pad: int = 0) -> Rows:
 def hidden_at_actions(backbone: Backbone, batch: Batch, role: str, after: int = 0) -> Tensor:
     """[M, D] hidden states from which the actions were predicted, in the order of ``batch.mask``; after=1: those that they leave."""
     # Padding is at the end, where causal attention hides it: any id does, but the model's own pad id would make it warn.
-    rows = contiguous(batch, role, pad=1 if backbone.model.config.get_text_config(decoder=True).pad_token_id == 0 else 0)
+    pad = 1 if backbone.model.config.get_text_config(decoder=True).pad_token_id == 0 else 0
+    rows = contiguous(batch, role, pad, whole=after > 0)
     # Checkpointed layers (the only reason for training mode) are computed again outside of this function.
     quick = is_onednn() and rows.ids.device.type == "cpu" and not backbone.model.training and not _is_transformed()
     with FastLinear() if quick else nullcontext():

@@ -53,6 +53,27 @@ def test_nodes_are_the_distinct_prefixes() -> None:
         assert [int(trees.position[tree, j]) for j in ancestors] == list(range(len(prefix)))
 
 
+def test_small_trees_stand_beside_each_other_and_do_not_see_each_other() -> None:
+    rows = [[1, 2, 3, 4], [1, 2, 5, 6], [7, 8], [7, 9], [7, 8], [2, 1, 1], [2, 1, 1]]  # trees of 6, 3 and 3 nodes
+    ids = torch.tensor([row + [0] * (4 - len(row)) for row in rows])
+    trees = grow(ids, torch.tensor([len(row) for row in rows]), torch.ones(7).long(), fewer)
+    assert trees.ids.shape == (2, 6)
+    for r, row in enumerate(rows):
+        home, node = divmod(int(trees.place[r, len(row) - 1]), 6)
+        assert int(trees.sees[home, 0, node].sum()) == len(row)  # its ancestors and itself
+        assert home == (r > 1)
+
+
+def test_the_last_action_of_a_row_is_not_read() -> None:
+    data = groups()
+    rows = scorer.contiguous(data, "policy", whole=False)
+    whole = scorer.contiguous(data, "policy")
+    last = torch.where(data.mask, torch.arange(5), -1).amax(1)  # actions are at 0, 1, 3 and 4, what is present at 2 is read as well
+    assert rows.lengths.tolist() == (rows.prompts + last.clamp_min(0)).tolist()
+    assert torch.equal(rows.ids.flatten()[rows.index], whole.ids.flatten()[whole.index])
+    assert rows.lengths.sum() < whole.lengths.sum()
+
+
 def test_rows_that_share_little_stay_rows() -> None:
     ids = torch.arange(24).view(4, 6)
     six, two = torch.full((4,), 6), torch.full((4,), 2)
