@@ -6,26 +6,24 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from quatrain.environments.loading import LABORATORIES, is_turned, load_environment
+from quatrain.environments.loading import is_turned
 from quatrain.errors import QuatrainError, nearest
 from quatrain.protocols import Item, Task
 from quatrain.rewards.base import Reward
 from quatrain.rewards.workers import RewardWorkers
 from quatrain.tasks.files import SUFFIXES, Records, read_folder, read_hub, read_records
+from quatrain.tasks.kinds import KINDS, USERS, Asked, Kind
 from quatrain.tasks.records import Columns, find_columns, split_heldout, to_items
 
 if TYPE_CHECKING:
     from quatrain.tasks.text import TextTask
 
 _log = logging.getLogger("quatrain.tasks")
-KINDS = (
-    "letters[:KIND], shapes, plane:WORLD, grid, toolworld, tool-choice, file.py:Environment, reasoning_gym:NAME, gym:ENVIRONMENT, "
-    "tables:NAME, a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
-)
-NAMES = ("letters", "shapes", "plane", "gym", "reasoning_gym", "tables", "tool-choice", *LABORATORIES)
+RECORDS = "a file (.jsonl, .json, .parquet), a folder, or a data set of the Hugging Face hub"
 
 
 @dataclass(frozen=True)
@@ -87,52 +85,17 @@ def load_task(
 
     Raises QuatrainError with what was given, expected and to do.
     """
-    head, query, kind = spec.partition("?")[0], spec.partition("?")[2], spec.partition(":")[0].partition("?")[0]
-    judge = None if reward is None else RewardWorkers(reward, workers, deadline, on_error)
-    columns = {"prompt": prompt, "answer": answer, "solution": solution, "messages": messages, "chosen": chosen, "rejected": rejected}
-    is_path = _is_path(head)
-    if not is_path and kind in ("gym", "plane"):
-        from quatrain.environments.gymnasium import gym_task
-        from quatrain.environments.plane.task import plane
-
-        if judge is not None:
-            raise QuatrainError("an environment gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
-        return plane(spec, seed) if kind == "plane" else gym_task(spec, seed, limit)
-    if is_turned(spec):
-        from quatrain.tasks.turns import TurnTask
-
-        if judge is not None:
-            raise QuatrainError("an environment gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
-        return TurnTask(spec, load_environment(spec, seed), seed=seed)
-    if not is_path and kind == "tables":
-        from quatrain.environments.tables.task import table_task
-        from quatrain.tasks.reasoning import parse_options
-
-        if judge is not None:
-            raise QuatrainError("a table gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
-        return table_task(head.partition(":")[2] or "rtb", parse_options(head, query), seed)
-    if not is_path and kind == "tool-choice":
-        from quatrain.environments.tool_choice import tool_choice
-        from quatrain.tasks.reasoning import parse_options
-
-        if judge is not None:
-            raise QuatrainError("tool-choice gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
-        return tool_choice(parse_options(head, query), seed)
-    if not is_path and kind == "letters":
-        from quatrain.tasks.letters import letters
-
-        task = letters(spec) if "seed=" in query else letters(spec, seed=seed)
+    asked = Asked(spec, seed, limit, partial(RewardWorkers, workers=workers, deadline_s=deadline, on_error=on_error))
+    judge = None if reward is None else asked.judged(reward)
+    if kind := _kind(spec):
+        if judge is not None and not kind.rewards:
+            raise QuatrainError(f"{kind.form} gives its own rewards", given=f"task={spec} reward={reward}", fix="leave reward out")
+        task = kind.load(asked)
+        if not kind.rewards:
+            return task
         task.reward = judge or task.reward
-    elif not is_path and kind == "shapes":
-        from quatrain.tasks.shapes import shapes
-
-        task = shapes(spec) if "seed=" in query else shapes(spec, seed=seed)
-        task.reward = judge or task.reward
-    elif not is_path and kind == "reasoning_gym":
-        task = _reasoning(spec, judge, seed, workers, deadline, on_error)
-    elif not is_path and (":" in head or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", head) or _almost(head)):
-        raise QuatrainError(f"there is no task {spec!r}", expected=KINDS, fix=nearest(kind, NAMES))
     else:
+        columns = {"prompt": prompt, "answer": answer, "solution": solution, "messages": messages, "chosen": chosen, "rejected": rejected}
         task = _from_records(spec, judge, columns, heldout, seed, limit)
     if check and isinstance(task.reward, RewardWorkers):
         references = task.reward.check(task.starts("train", 0, 4))
@@ -141,29 +104,26 @@ def load_task(
     return task
 
 
+def _kind(spec: str) -> Kind | None:
+    """The registered kind that a text names; None for records. Raises QuatrainError, with the nearest name, for what is neither."""
+    head, word = spec.partition("?")[0], re.split("[:?]", spec)[0]
+    if is_turned(spec):
+        return USERS
+    if _is_path(head):
+        return None
+    if word not in KINDS and (":" in head or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", head) or _almost(head)):
+        forms = ", ".join(kind.form for kind in (*KINDS.values(), USERS))
+        raise QuatrainError(f"there is no task {spec!r}", expected=f"{forms}, {RECORDS}", fix=nearest(word, KINDS))
+    return KINDS.get(word)
+
+
 def _is_path(head: str) -> bool:
     return head.startswith((".", "/", "~")) or Path(head).suffix in SUFFIXES or Path(head).expanduser().exists()
 
 
 def _almost(head: str) -> bool:
     """A misspelt name of ours rather than one of the hub's."""
-    return "/" not in head and nearest(head, NAMES).startswith("did you mean")
-
-
-def _reasoning(spec: str, judge: RewardWorkers | None, seed: int, workers: int, deadline_s: float, on_error: str) -> TextTask:
-    from quatrain.tasks.reasoning import HELDOUT, SIZE, ReasoningItems, ReasoningReward, parse_options
-    from quatrain.tasks.text import TextTask
-
-    name, _, query = spec.partition(":")[2].partition("?")
-    options = parse_options(name, query)
-    sizes = {"size": options.pop("size", SIZE), "heldout": options.pop("heldout", HELDOUT)}
-    if not all(isinstance(size, int) for size in sizes.values()):
-        raise QuatrainError("size and heldout of a reasoning-gym task are whole numbers", given=sizes, fix=f"size={SIZE}&heldout={HELDOUT}")
-    seed = options.pop("seed", seed)
-    pairs = tuple(options.items())
-    train = ReasoningItems(name, pairs, seed, sizes["size"])
-    held = ReasoningItems(name, pairs, seed, sizes["heldout"], heldout=True)
-    return TextTask(spec, train, held, judge or RewardWorkers(ReasoningReward(train), workers, deadline_s, on_error), seed=seed)
+    return "/" not in head and nearest(head, KINDS).startswith("did you mean")
 
 
 def _from_records(

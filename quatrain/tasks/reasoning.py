@@ -90,6 +90,17 @@ class ReasoningReward:
             return self.items.dataset.score_answer(answer_text(completion), item.data["entry"])
 
 
+def reasoning_splits(name: str, options: dict[str, Any]) -> tuple[ReasoningItems, ReasoningItems]:
+    """(training, held-out) problems; ``seed``, ``size`` and ``heldout`` (how many) may be among the options of the data set."""
+    own = {"seed": 0, "size": SIZE, "heldout": HELDOUT}
+    seed, size, heldout = (options.get(key, default) for key, default in own.items())
+    if not (isinstance(size, int) and isinstance(heldout, int)):
+        given = {"size": size, "heldout": heldout}
+        raise QuatrainError("size and heldout of a reasoning-gym task are whole numbers", given=given, fix=f"size={SIZE}&heldout={HELDOUT}")
+    pairs = tuple((key, value) for key, value in options.items() if key not in own)
+    return ReasoningItems(name, pairs, seed, size), ReasoningItems(name, pairs, seed, heldout, heldout=True)
+
+
 def parse_options(name: str, query: str) -> dict[str, Any]:
     """``min_numbers=3&operators=['+','-']`` as a configuration: values are Python literals, else text.
 

@@ -64,6 +64,19 @@ def test_letters_and_environments() -> None:
         load_task("gym:CartPole-v1", "exact")
 
 
+def test_a_kind_of_ones_own_is_a_registered_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    from quatrain.tasks import kinds
+
+    monkeypatch.setattr(kinds, "KINDS", known := dict(kinds.KINDS))
+    monkeypatch.setattr("quatrain.tasks.loading.KINDS", known)
+    kinds.kind("riddles:NAME", rewards=True)(
+        lambda asked: load_task(f"letters:{asked.name}?levels={asked.options['levels']}", seed=asked.seed)
+    )
+    assert load_task("riddles:add?levels=2", seed=5).seed == 5
+    with pytest.raises(QuatrainError, match="did you mean 'riddles'"):
+        load_task("ridles:add")
+
+
 def test_reasoning_gym() -> None:
     pytest.importorskip("reasoning_gym")
     task = load_task("reasoning_gym:countdown?min_numbers=3&max_numbers=3&size=20&heldout=5", seed=2)
