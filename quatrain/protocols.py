@@ -125,6 +125,9 @@ class Task(Protocol):
 
     Starts are addressable: ``starts("train", cursor, n)`` depends on nothing but its arguments and the task's seed,
     so that what was trained on is a position, and a resumed run sees the same problems.
+
+    A task whose prompts show something besides asking about it may say which of their pieces do: ``observed``, texts of one token each,
+    that of nothing first (see ``rollout.corruption``).
     """
 
     name: str

@@ -17,13 +17,16 @@ class Corrupt:
     """The context ``role``: the policy's own with each token of the prompt (or each number of an observation) blanked at random.
 
     rate  chance of a token to be replaced by ``fill``, in [0, 1]. Trajectories of one prompt see the same damage.
-    keep  tokens at the end of a prompt that are left as they are: they only say that an answer follows.
+    fill  a token id; None: the piece of what is observed that shows nothing, or 0.
+    keep  tokens at the end of a prompt that are left as they are, since they only say that an answer follows.
 
-    What a corrupted image is to a vision-language model. A task without contexts (a table) has nothing to corrupt and is left as it is.
+    What a corrupted image is to a vision-language model. Where a task says which pieces of its prompts are ``observed`` (texts of one token
+    each, that of nothing first), they alone are blanked and the question stays whole. A task without contexts (a table) has nothing to
+    corrupt and is left as it is. Raises QuatrainError for a piece that is several tokens.
     """
 
     rate: float = 0.6
-    fill: int = 0
+    fill: int | None = None
     keep: int = 1
     role: str = "corrupted"
     needs = ("prompt",)
@@ -39,14 +42,32 @@ class Corrupt:
         context = dict(batch.contexts["policy"])
         index, _ = group_index(batch)
         if "tokens" in context:
-            mask = context["mask"].bool()
-            inner = mask & (mask.long().flip(1).cumsum(1).flip(1) > self.keep)
-            hit = inner & struck(context["tokens"].shape, self.rate, seed, index)
-            context["tokens"] = torch.where(hit, self.fill, context["tokens"])
+            tokens, mask = context["tokens"], context["mask"].bool()
+            pieces = observed(state)
+            if pieces is None:
+                shown, blank = mask & (mask.long().flip(1).cumsum(1).flip(1) > self.keep), 0
+            else:
+                shown, blank = mask & torch.isin(tokens, pieces), int(pieces[0])
+            hit = shown & struck(tokens.shape, self.rate, seed, index)
+            context["tokens"] = torch.where(hit, blank if self.fill is None else self.fill, tokens)
         else:
             shape = context["observations"].shape
             context["observations"] = torch.where(struck(shape, self.rate, seed, index), 0.0, context["observations"])
         return batch.with_context(self.role, **context)
+
+
+def observed(state: Any) -> Tensor | None:
+    """[K] token ids of the pieces that the task's prompts show, that of nothing first; None where it does not tell them from the rest."""
+    pieces = getattr(state.task, "observed", None)
+    if pieces is None:
+        return None
+    policy = state.models["policy"]
+    ids = [policy.encode_completion(piece)[:-1] for piece in pieces]  # without a chat's template, and without the end
+    if several := [piece for piece, found in zip(pieces, ids, strict=True) if len(found) != 1]:
+        raise QuatrainError(
+            "what is observed comes in pieces of one token each", given=repr(several[0]), fix="a model that has these tokens"
+        )
+    return torch.tensor([found[0] for found in ids], device=policy.device)
 
 
 def struck(shape: tuple[int, ...], rate: float, seed: int, index: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from quatrain.errors import QuatrainError, nearest
 
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz \n+-*/=()<>,.:;?!'\"%#@$"
 FORMAT = 1  # of what is cached; part of its key
+YOUNGER = ("told", "prior", "habit")  # fields of a lesson that the key has only where they are on
 PAD, END, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHAT = (  # contents alone; a line break between two messages unless the second one is the answer to the first
     "{% for message in messages %}{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
@@ -80,7 +81,7 @@ def cached(lesson: Any, show: bool = False, name: str = "the embedded model", bu
 
     Raises QuatrainError if the cache folder cannot be written.
     """
-    what = {name: value for name, value in dataclasses.asdict(lesson).items() if name != "told" or value}  # younger than FORMAT
+    what = {name: value for name, value in dataclasses.asdict(lesson).items() if name not in YOUNGER or value}
     key = hashlib.sha256(json.dumps([FORMAT, what], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / f"tiny-{key}"
     if (folder / "config.json").exists():

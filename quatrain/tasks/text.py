@@ -175,12 +175,7 @@ class TextTask:
 
         ``accuracy/KIND`` and ``accuracy/levelN`` where items say so. A task that knows more of its items adds to it.
         """
-        solved = (rewards >= SOLVED).double()
-        labels = [_labels(item) for item in items]
-        return {
-            f"accuracy/{label}": solved[torch.tensor([label in found for found in labels])].mean().item()
-            for label in sorted({label for found in labels for label in found})
-        }
+        return accuracies([_labels(item) for item in items], rewards)
 
     # -- inside ----------------------------------------------------------------------------------------------------
     def _source(self, split: str) -> Source:
@@ -227,6 +222,19 @@ def pass_at_k(correct: Tensor, samples: int, k: int) -> Tensor:
     [0.0, 0.5, 1.0]
     """
     return torch.tensor([1.0 - comb(samples - c, k) / comb(samples, k) for c in correct.tolist()], dtype=torch.float64)
+
+
+def accuracies(labels: Sequence[Sequence[str]], rewards: Tensor) -> dict[str, float]:
+    """``accuracy/LABEL`` of every label: the share solved of the items that have it. M items, rewards [M], any number of labels each.
+
+    >>> accuracies([["short"], ["short", "red"], []], torch.tensor([1.0, 0.0, 0.0]))
+    {'accuracy/red': 0.0, 'accuracy/short': 0.5}
+    """
+    solved = (rewards >= SOLVED).double()
+    return {
+        f"accuracy/{label}": solved[torch.tensor([label in found for found in labels])].mean().item()
+        for label in sorted({label for found in labels for label in found})
+    }
 
 
 def _labels(item: Item) -> list[str]:

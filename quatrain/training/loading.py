@@ -81,10 +81,10 @@ def load_tiny(name: str) -> Policy:
         from quatrain.tasks.embedded_diffusion import tiny_diffusion
 
         return tiny_diffusion(name)
-    if name == "tiny:shapes":
+    if name in ("tiny:shapes", "tiny:shapes-prior"):
         from quatrain.tasks.shapes.pupil import pupil
 
-        return pupil()
+        return pupil(name)
     if name == "tiny-delta":
         from quatrain.tasks.embedded_delta import tiny_delta
 

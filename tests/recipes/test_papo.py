@@ -120,6 +120,35 @@ def test_the_rate_and_what_is_left_alone():
     assert torch.equal(none, clean["tokens"]) and (every[inner] == 3).all()
 
 
+class Letters:
+    """A policy of one token per letter (but ``w``, which is two), and nothing more."""
+
+    device = torch.device("cpu")
+
+    def encode_completion(self, text: str) -> list[int]:
+        return [*(code for letter in text for code in ([1, 2] if letter == "w" else [ord(letter)])), 0]
+
+
+def test_where_a_task_says_what_is_observed_the_question_stays_whole():
+    """Of seven kinds of token, x and y are observed, and x is nothing: y becomes x at the rate, x stays, all else is untouched."""
+    batch = prompts()
+    shown = batch.contexts["policy"] | {"tokens": ord("s") + torch.arange(405).expand(8, -1) % 7}  # s t u v w x y
+    batch = batch.with_context("policy", **shown)
+    state = State(task=SimpleNamespace(observed="xy"), models={"policy": Letters()})
+    found = Corrupt(0.6)(state, batch).contexts["corrupted"]["tokens"]
+    drawn = shown["mask"] & (shown["tokens"] == ord("y"))
+    hit = found != shown["tokens"]
+    assert (found[hit] == ord("x")).all() and not hit[~drawn].any() and torch.equal(hit[0] & drawn[1], hit[1])
+    count = int(drawn[::2].sum())
+    assert abs(float(hit[::2].sum()) - 0.6 * count) < 4 * (count * 0.24) ** 0.5
+    assert torch.equal(Corrupt(1.0)(state, batch).contexts["corrupted"]["tokens"][drawn], torch.full((int(drawn.sum()),), ord("x")))
+    filled = Corrupt(1.0, fill=9)(state, batch).contexts["corrupted"]["tokens"]
+    observed = shown["mask"] & (shown["tokens"] >= ord("x"))
+    assert (filled[observed] == 9).all() and torch.equal(filled[~observed], shown["tokens"][~observed])
+    with pytest.raises(QuatrainError, match="pieces of one token"):
+        Corrupt()(State(task=SimpleNamespace(observed="xw"), models={"policy": Letters()}), batch)
+
+
 def test_observations_are_blanked_and_rates_are_checked():
     seen = torch.ones(4, 3, 50)
     batch = Batch(torch.ones(4, 2, dtype=torch.bool), torch.zeros(4, 2), rows={"prompt": torch.arange(4)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import pytest
@@ -9,16 +10,17 @@ import torch
 
 from quatrain.errors import QuatrainError
 from quatrain.protocols import Sampling
-from quatrain.seeds import mix
-from quatrain.tasks.embedded import tokenizer, untrained
+from quatrain.seeds import mix, text_hash
+from quatrain.tasks.embedded import cached, tokenizer, untrained
 from quatrain.tasks.letters import split_of
 from quatrain.tasks.loading import load_task
 from quatrain.tasks.shapes import shapes
 from quatrain.tasks.shapes.pairs import Pairs, features
 from quatrain.tasks.shapes.pixels import patches, render, tokenise
-from quatrain.tasks.shapes.problems import Problems, Verifier
+from quatrain.tasks.shapes.priors import Primed, habits, prime, reliance, strength, usual
+from quatrain.tasks.shapes.problems import SIDES, Problems, Verifier, primed, understanding
 from quatrain.tasks.shapes.pupil import ShapesLesson, corpus
-from quatrain.tasks.shapes.questions import misread, questions
+from quatrain.tasks.shapes.questions import Question, misread, questions
 from quatrain.tasks.shapes.scenes import BLANK, CODEBOOK, Shape, caption, draw, image, likeness, read
 
 SCENE = (Shape(0, 2, 0), Shape(3, 1, 5), Shape(3, 0, 15))
@@ -139,6 +141,112 @@ def test_a_pupil_and_its_mistakes():
         assert item.prompt == prompt
         right.append(judge(completion, item) == 1.0)
     assert all(right[:100]) and 40 <= sum(right[100:]) < 95
+
+
+# -- questions that half answer themselves -----------------------------------------------------------------------------
+def test_what_is_usual():
+    """Circles are yellow, squares blue, hearts red, and the other way around; the rest is a guess. Hearts are believed most."""
+    said = {question.text: question.answer for question in habits()}
+    assert said == {
+        "colour of circle?": "yellow", "form of yellow?": "circle", "colour of square?": "blue", "form of blue?": "square",
+        "colour of heart?": "red", "form of red?": "heart",
+    }  # fmt: skip
+    assert [strength(text) for text in said] == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1])
+    assert [usual(text) for text in said] == list(said.values())
+    assert usual("form of green?") is usual("what is at a1?") is None and strength("form of green?") == 0
+
+
+def test_a_repainted_scene_has_the_answer_that_was_asked_for():
+    """Of one red heart and two blue shapes the colours of the three forms and the form of red are asked, evenly; each has one answer."""
+    seen: Counter[str] = Counter()
+    for seed in range(400):
+        for depends in (True, False):
+            scene, (text, answer), noted = prime(SCENE, Random(seed), depends)
+            assert noted == depends == (answer != usual(text))
+            assert answer in [question.answer for question in questions(scene) if question.text == text]
+            assert len(set(scene) & set(SCENE)) >= 2 and [shape.cell for shape in scene] == [shape.cell for shape in SCENE]
+            seen[text] += 1
+    assert set(seen) == {"colour of heart?", "colour of square?", "colour of circle?", "form of red?"}
+    assert all(140 < count < 260 for count in seen.values())
+    assert prime((Shape(2, 1, 0), Shape(2, 1, 3)), Random(0), True) is None  # two green squares
+
+
+def test_half_of_the_questions_are_answered_by_their_words():
+    for prior in (0.5, 0.2):
+        problems = Problems("train", SIDES[:1], size=2000, prior=prior)
+        found = list(problems)
+        assert found[:3] == [problems[index] for index in range(3)] and {item.data["kind"] for item in found} == {"understanding"}
+        depends = [item.data["depends"] for item in found]
+        assert abs(sum(depends) - 2000 * (1 - prior)) < 4 * (2000 * prior * (1 - prior)) ** 0.5
+        for item in found:
+            scene = item.data["scene"]
+            asked = item.prompt.removeprefix(image(scene))
+            assert item.data["depends"] == (usual(asked) != item.answer) and split_of(image(scene)) == "train"
+            assert item.answer in [question.answer for question in questions(scene) if question.text == asked]
+        for value in (True, False):  # how many shapes there are says nothing
+            levels = Counter(item.data["level"] for item in found if item.data["depends"] == value)
+            count = sum(levels.values())
+            assert all(abs(levels[level] - count / 3) < 4 * (count * 2 / 9) ** 0.5 for level in (1, 2, 3))
+
+
+def test_the_task_with_a_prior():
+    task = load_task("shapes?prior=0.5&heldout=40", seed=2)
+    held = task.starts("heldout", 0, 40)
+    assert {item.data["kind"] for item in held} == {"understanding"} and {split_of(image(item.data["scene"])) for item in held} == {
+        "heldout"
+    }
+    assert task.embedded == "tiny:shapes-prior" and set(task.splits) == {"train", "heldout"}
+    assert shapes().embedded == "tiny:shapes" and task.observed == CODEBOOK
+    with pytest.raises(QuatrainError, match="a share of questions"):
+        load_task("shapes:generation?prior=0.5")
+    with pytest.raises(QuatrainError, match="a share of questions"):
+        load_task("shapes?prior=2")
+
+
+def test_reliance_by_hand():
+    """Of two questions that need the image one is answered blindly, one wrongly in another way; of two that do not one is right."""
+    scene = (Shape(2, 2, 0),)  # a green heart
+    items = [understanding(0, scene, Random(0)), *(primed(1, Primed(scene, Question("colour of heart?", "green"), True)) for _ in range(2))]
+    items += [primed(2, Primed(SCENE, Question("colour of heart?", "red"), False)) for _ in range(2)]
+    completions = ["x", " red\n", "blue", "red", "no"]
+    rewards = torch.tensor(Verifier().score(completions, items))
+    assert reliance(items, completions, rewards) == {"accuracy/image": 0.0, "accuracy/prior": 0.5, "blind": 0.5}
+    assert reliance(items[:1], completions[:1], rewards[:1]) == {}
+    assert shapes().measures(items, completions, rewards) == {
+        "accuracy/understanding": 0.2, "accuracy/level1": 0.0, "accuracy/level3": 0.5, "joint": 0.2,
+        "accuracy/image": 0.0, "accuracy/prior": 0.5, "blind": 0.5,
+    }  # fmt: skip
+
+
+def test_a_pupil_of_a_bad_habit():
+    """Where nothing is misread, it says the usual with the habit's chance times the belief's, and else the truth; first it always looks."""
+    lesson = ShapesLesson(examples=3000, proper=1 / 3, slip=0.0, prior=0.5, habit=0.6)
+    rows = list(corpus(lesson))
+    blind: dict[str, list[bool]] = {}
+    for place, (item, (prompt, said)) in enumerate(
+        zip(Problems("train", SIDES[:1], size=3000, seed=mix(0, 1), prior=0.5), rows, strict=True)
+    ):
+        asked = item.prompt.removeprefix(image(item.data["scene"]))
+        assert prompt == item.prompt and said in (item.answer, usual(asked)) and (said == item.answer or place >= 1000)
+        if item.data["depends"] and place >= 1000:
+            blind.setdefault(asked, []).append(said != item.answer)
+    for asked, found in blind.items():
+        rate = 0.6 * strength(asked)
+        assert abs(sum(found) - rate * len(found)) < 4 * (len(found) * rate * (1 - rate)) ** 0.5
+
+
+def test_what_was_there_before_priors_is_as_it_was(tmp_path, monkeypatch):
+    """Items, pairs, lessons and the place in the cache, by their hashes before there was a prior."""
+    task = shapes("shapes?pool=16", seed=3)
+    told = [(item.prompt, item.answer, item.id) for split in ("train", "heldout") for item in task.starts(split, 7, 40)]
+    told += [(side.prompt, side.answer, side.id) for pair in task.starts("related", 5, 10) for side in pair]
+    assert (
+        text_hash(repr(told)) == 2506773179140742395
+        and text_hash(repr(list(corpus(ShapesLesson(examples=300, proper=0.5))))) == 7202576921198735734
+    )
+    monkeypatch.setenv("QUATRAIN_CACHE", str(tmp_path))
+    folders = [cached(lesson, build=lambda *_: None) for lesson in (ShapesLesson(), ShapesLesson(prior=0.5))]
+    assert folders[0].name == "tiny-044abda736d8f524" != folders[1].name
 
 
 def test_a_model_reads_and_draws_in_one_vocabulary():

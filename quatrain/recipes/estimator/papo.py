@@ -25,7 +25,7 @@ def papo(
     wrong: float = 1.0,
     anneal: bool = False,
     rate: float = 0.6,
-    fill: int = 0,
+    fill: int | None = None,
     entropy: float = 0.0,
     kl: float = 0.01,
     epochs: int = 1,
@@ -45,7 +45,8 @@ def papo(
              corrupted branch it is a constant, and left out.
 
     A large γ is maximised by unlikely answers (the paper's collapse): η is the remedy. → the base for γ = η = 0, and where I_m = I.
-    A text's observation is its prompt: tokens become ``fill``.
+    A text's observation is what its task says is observed, else the whole prompt: tokens become ``fill`` (None: the piece that shows
+    nothing, or token 0).
     """
     if base == "grpo":
         plain = grpo(group, kl=0.0, epochs=epochs, minibatches=minibatches)

@@ -29,10 +29,15 @@ def questions(scene: Scene) -> list[Question]:
         if names[shape.name] == 1:
             found.append(Question(f"where is {shape.name}?", CELLS[shape.cell]))
         if forms[shape.form] == 1:
-            found.append(Question(f"colour of {FORMS[shape.form]}?", COLOURS[shape.colour]))
+            found.append(Question(question("colour", shape.form), COLOURS[shape.colour]))
         if colours[shape.colour] == 1:
-            found.append(Question(f"form of {COLOURS[shape.colour]}?", FORMS[shape.form]))
+            found.append(Question(question("form", shape.colour), FORMS[shape.form]))
     return found + [Question(f"how many {COLOURS[colour]}?", str(count)) for colour, count in sorted(colours.items())]
+
+
+def question(what: str, told: int) -> str:
+    """The question for one attribute, ``colour`` or ``form``, of the shape whose other one has that number."""
+    return f"{what} of {(FORMS if what == 'colour' else COLOURS)[told]}?"
 
 
 def ask(scene: Scene, random: Random) -> Question:
