@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence, Sized
 from dataclasses import replace
+from itertools import pairwise
 from math import comb
 from typing import Any, Protocol
 
@@ -104,7 +105,10 @@ class TextTask:
 
     def judge(self, policy: Policy, items: Sequence[Item], batch: Batch, seeds: Tensor) -> Batch:
         """Sampled rows, one of each of these N items, rewarded and labelled."""
-        completions = [policy.decode(actions[mask].tolist()) for actions, mask in zip(batch.actions.cpu(), batch.mask.cpu(), strict=True)]
+        flat, ends = batch.actions[batch.mask].tolist(), batch.mask.sum(1).cumsum(0).tolist()
+        spoken = [tuple(flat[begin:end]) for begin, end in pairwise((0, *ends))]
+        texts = {tokens: policy.decode(tokens) for tokens in dict.fromkeys(spoken)}  # short answers are often the same
+        completions = [texts[tokens] for tokens in spoken]
         reward = torch.tensor(self.reward.score(completions, list(items)), dtype=torch.float32)
         batch = batch.with_rows(reward=reward.to(batch.device), seed=seeds.to(batch.device))
         return _labelled(batch, items, completions)
