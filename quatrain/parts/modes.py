@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,11 @@ from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.control import first_action
 
 THINKING, DIRECT = 0, 1
+
+
+def thinking_pays(thinking: Any, direct: Any, margin: float) -> Any:
+    """Whether a mean reward is more than another one and a margin: a tie is direct's. Numbers, or tensors element by element."""
+    return thinking > direct + margin + 1e-12  # sums of floats may miss a tie by a bit
 
 
 def preferred_mode(batch: Batch, margin: float = 0.2, by: str = "prompt") -> Tensor:
@@ -28,7 +33,7 @@ def preferred_mode(batch: Batch, margin: float = 0.2, by: str = "prompt") -> Ten
         size = group_sum(here.double(), index, count)
         total = group_sum(torch.where(here, batch["reward"].double(), 0.0), index, count)
         means.append(torch.where(size > 0, total / size.clamp(min=1), -torch.inf))
-    return torch.where(means[0] > means[1] + margin + 1e-12, THINKING, DIRECT)[index]  # sums of floats may miss a tie by a bit
+    return torch.where(thinking_pays(*means, margin), THINKING, DIRECT)[index]
 
 
 def best_of_mode(batch: Batch, by: str = "prompt") -> Tensor:

@@ -60,7 +60,7 @@ class BothModes:
         sampling = Sampling(source.temperature, source.top_p, source.top_k, source.max_actions)
         parts = []
         for mode, text in ((THINKING, self.openings[0]), (DIRECT, self.openings[1])):
-            token = _only_token(policy, text)
+            token = only_token(policy, text)
             batch = state.task.rollout(Opened(policy, [token]), starts, half, sampling, state.draw(f"sample/{mode}"))
             batch = batch.with_notes(start=[start for start in starts for _ in range(half)])
             charge(state, batch)  # the given token is not sampled
@@ -132,7 +132,7 @@ class HybridAccuracy:
         return batch
 
 
-def _only_token(policy: Any, text: str) -> int:
+def only_token(policy: Any, text: str) -> int:
     """The one token of an opening. Raises QuatrainError if it has several."""
     *tokens, _ = policy.encode_completion(text)
     if len(tokens) != 1:

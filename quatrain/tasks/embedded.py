@@ -21,7 +21,7 @@ from quatrain.errors import QuatrainError, nearest
 
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz \n+-*/=()<>,.:;?!'\"%#@$"
 FORMAT = 1  # of what is cached; part of its key
-YOUNGER = ("told", "prior", "habit")  # fields of a lesson that the key has only where they are on
+YOUNGER = ("told", "mingled", "prior", "habit")  # fields of a lesson that the key has only where they are on
 PAD, END, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHAT = (  # contents alone; a line break between two messages unless the second one is the answer to the first
     "{% for message in messages %}{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
@@ -36,12 +36,14 @@ LESSONS: dict[str, dict[str, Any]] = {
     "strong": {"shares": {**SHARES, "shift": 3}, "examples": 64_000},  # a teacher: properly taught, every kind
     "privileged": {"shares": {"worked": 1}, "slips": {"worked": 0.64}, "told": 0.5, "proper": 0.5, "examples": 20_000},  # reads a solution
     "long": {"shares": {"long": 1}, "slips": {"long": 0.5}, "proper": 0.7, "examples": 16_000},  # answers of up to 38 characters
+    "modes": {"shares": {"modes": 1}, "slips": {"modes": 0.3}, "proper": 0.5, "examples": 36_000, "mingled": True},  # opens either way
 }
 
 
 def tiny(name: str = "base", *, show: bool = True, **changes: Any) -> Any:
     """The embedded model as a CausalLM: ``base``; ``strong``, a teacher that was taught longer and without mistakes; ``privileged``,
-    which makes the mistakes of ``base`` on one kind, but not where it is told the solution; ``long``, for letters:long.
+    which makes the mistakes of ``base`` on one kind, but not where it is told the solution; ``long``, for letters:long; ``modes``,
+    which answers letters:modes in either of its two ways, about as often.
 
     name     one of these, with or without the prefix of model=tiny, model=tiny:strong.
 

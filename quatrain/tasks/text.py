@@ -158,7 +158,7 @@ class TextTask:
         accuracy     share solved by the greedy completion
         pass@k       chance that one of k samples solves it, for k = 1, 2, 4 … samples (with samples = 0, none)
         reward, length   means over the samples (over the greedy completions, with samples = 0)
-        …            what ``measures`` says of the greedy completions
+        …            what ``measures`` says of the greedy completions, and ``measures_of_samples`` of the samples
         """
         size = self.size("heldout")
         items = self.starts("heldout", 0, count if size is None else min(count, size))
@@ -166,7 +166,8 @@ class TextTask:
         further = self.measures(items, greedy, reward[:, 0])
         result = {"accuracy": (reward >= SOLVED).double().mean().item()}
         if samples:
-            reward, length, _ = self._measured(policy, items, samples, sampling, seed)
+            reward, length, sampled = self._measured(policy, items, samples, sampling, seed)
+            further |= self.measures_of_samples(policy, items, sampled, sampling, seed)
             correct = (reward >= SOLVED).sum(1)
             powers = [2**power for power in range(samples.bit_length()) if 2**power < samples]
             result |= {f"pass@{k}": pass_at_k(correct, samples, k).mean().item() for k in [*powers, samples]}
@@ -180,6 +181,16 @@ class TextTask:
         ``accuracy/KIND`` and ``accuracy/levelN`` where items say so. A task that knows more of its items adds to it.
         """
         return accuracies([_labels(item) for item in items], rewards)
+
+    def measures_of_samples(
+        self, policy: Policy, items: Sequence[Item], completions: Sequence[str], sampling: Sampling, seed: int
+    ) -> dict[str, float]:
+        """What else is known of samples of M held-out items, where there are any; by default nothing.
+
+        completions  M·samples texts, item by item; ``sampling`` is what they were drawn with, ``seed`` the evaluation's. The policy
+                     may be asked for more.
+        """
+        return {}
 
     # -- inside ----------------------------------------------------------------------------------------------------
     def _source(self, split: str) -> Source:

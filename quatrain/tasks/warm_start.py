@@ -40,6 +40,8 @@ class Lesson:
     rate       peak learning rate of AdamW for embeddings and norms, five times as much of Muon for the matrices
                (Jordan et al. 2024: half as many examples for the same loss here); warm-up over 5 %, cosine to a twentieth
     seed       of the initial weights and of the corpus
+    mingled    short and long rows share batches. Sorted by length, one batch would teach short answers and the next one long ones, and
+               which of them a policy prefers would depend on the last few batches.
     """
 
     hidden: int = 96
@@ -47,7 +49,7 @@ class Lesson:
     layers: int = 2
     heads: int = 4
     groups: int = 2
-    shares: Mapping[str, int] = field(default_factory=lambda: {kind: 1 for kind in KINDS if kind not in ("recall", "needle")})
+    shares: Mapping[str, int] = field(default_factory=lambda: {kind: 1 for kind in KINDS if kind not in ("recall", "needle", "modes")})
     proper: float = 1.0
     slips: Mapping[str, float] = field(default_factory=dict)
     unseen: tuple[str, ...] = ()
@@ -56,6 +58,7 @@ class Lesson:
     rate: float = 4e-3
     seed: int = 0
     told: float = 0.0
+    mingled: bool = False
 
 
 def slip_rate(lesson: Lesson, index: int, kind: str, level: int) -> float:
@@ -88,19 +91,22 @@ def batches(lesson: Lesson, encode: Callable[[str], list[int]], end: int, pad: i
             start, rest = encode(prompt), [*encode(completion), end]
             yield [*start, *rest], [-100] * len(start) + rest
 
-    yield from shelved(rows(), lesson.rows, mix(lesson.seed, 3), pad)
+    yield from shelved(rows(), lesson.rows, mix(lesson.seed, 3), pad, ordered=not lesson.mingled)
 
 
-def shelved(rows: Iterator[tuple[list[int], list[int]]], size: int, seed: int, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def shelved(
+    rows: Iterator[tuple[list[int], list[int]]], size: int, seed: int, pad: int, ordered: bool = True
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Rows of (tokens, labels) as batches of ``size`` (tokens [N, L], labels [N, L]), those of a shelf in random order.
 
-    Within a shelf of 32 batches rows of similar length go together, so that little is padding.
+    Within a shelf of 32 batches rows of similar length go together, so that little is padding; unless not ``ordered``.
     """
     generator = torch.Generator().manual_seed(seed)
     shelf: list[tuple[list[int], list[int]]] = []
 
     def drain() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        shelf.sort(key=lambda row: len(row[0]))
+        if ordered:
+            shelf.sort(key=lambda row: len(row[0]))
         groups = [shelf[first : first + size] for first in range(0, len(shelf), size)]
         for place in torch.randperm(len(groups), generator=generator).tolist():
             length = max(len(tokens) for tokens, _ in groups[place])

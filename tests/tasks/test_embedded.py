@@ -10,9 +10,11 @@ import torch
 
 from quatrain.errors import QuatrainError
 from quatrain.protocols import Sampling
+from quatrain.rollout.forced import Opened, only_token
 from quatrain.tasks.embedded import LESSONS, cached, tiny, tokenizer, untrained
 from quatrain.tasks.letters import KINDS, Problems, letters, split_of
-from quatrain.tasks.warm_start import TOLD, Lesson, batches, corpus, slip_rate
+from quatrain.tasks.letters.modes import DIRECT, WORKED
+from quatrain.tasks.warm_start import TOLD, Lesson, batches, corpus, shelved, slip_rate
 
 SHORT = {"hidden": 32, "inner": 32, "layers": 1, "heads": 2, "groups": 1, "examples": 96, "shares": {"sort": 1}}
 
@@ -77,10 +79,30 @@ def test_a_lesson_may_tell_the_solution():
     assert all(one == other for one, other in zip(examples, untold, strict=True) if not one[0].startswith("solution"))
 
 
-def test_a_field_that_is_off_keeps_what_was_built_before_there_was_one(monkeypatch):
+def test_a_lesson_of_two_modes_teaches_either_whatever_the_level():
+    examples = list(corpus(Lesson(**{**LESSONS["modes"], "examples": 3000})))
+    assert {text[0] for _, text in examples} == {"#", ">"}
+    for length in (3, 7, 13):  # of the problem
+        here = [text[0] == "#" for prompt, text in examples if len(prompt.rstrip(".=")) == length]
+        assert sum(here) / len(here) == pytest.approx(0.5, abs=0.07)
+    right = [text.endswith(">" + KINDS["modes"].steps((prompt.rstrip(".="),))[-1]) for prompt, text in examples]
+    assert all(right[:1500]) and 0.7 < sum(right[1500:]) / 1500 < 0.9
+
+
+@pytest.mark.parametrize("field", ["told", "mingled"])
+def test_a_field_that_is_off_keeps_what_was_built_before_there_was_one(field, monkeypatch):
     monkeypatch.setattr("quatrain.tasks.embedded._build", lambda *_: None)
-    folders = [cached(Lesson(**{**LESSONS["base"], "told": told})) for told in (0.0, 0.1)]
+    folders = [cached(Lesson(**{**LESSONS["base"], field: value})) for value in (0, True)]
     assert folders[0].name == "tiny-b00452863650229a" != folders[1].name
+
+
+def test_rows_of_a_batch_are_of_similar_length_unless_they_are_mingled():
+    rows = [([1] * length, [1] * length) for length in (2, 9, 3, 8)]
+    shapes = {
+        ordered: sorted(tuple(tokens.ne(0).sum(1).tolist()) for tokens, _ in shelved(iter(rows), 2, 0, 0, ordered))
+        for ordered in (True, False)
+    }
+    assert shapes == {True: [(2, 3), (8, 9)], False: [(2, 9), (3, 8)]}
 
 
 def test_a_batch_has_labels_on_completions_alone():
@@ -151,6 +173,13 @@ def test_a_rollout_of_the_task_with_the_embedded_model():
     assert set(task.evaluate(policy, 8, 4, Sampling(max_actions=12), seed=0)) >= {"accuracy", "pass@1", "pass@4", "length", "accuracy/sort"}
 
 
+def test_an_evaluation_says_how_modes_are_used():
+    task, policy = letters("letters:modes", heldout=16), tiny(show=False, **{**SHORT, "shares": {"modes": 1}})
+    sampled, greedy = (task.evaluate(policy, 16, samples, Sampling(max_actions=16), seed=0) for samples in (2, 0))
+    use = {f"{what}/{side}" for what in ("worked", "characters") for side in ("easy", "hard")}
+    assert set(sampled) - set(greedy) == {"pass@1", "pass@2", "worked", "worked/gap", "hybrid accuracy", *use}
+
+
 @pytest.mark.slow
 def test_the_real_one_leaves_room_for_every_method():
     task, policy = letters("letters"), tiny(show=False)
@@ -165,3 +194,17 @@ def test_the_privileged_one_solves_what_it_is_told():
     told = [replace(item, prompt=TOLD.format(solution=item.solution, prompt=item.prompt)) for item in items]
     alone, informed = (task.outcomes(policy, part, 1, Sampling(max_actions=16), seed=0).mean() for part in (items, told))
     assert informed > 0.9 and 0.1 < alone < 0.6
+
+
+@pytest.mark.slow
+def test_the_one_of_two_modes_opens_with_either_and_direct_answers_fail_where_it_is_hard():
+    policy = tiny("tiny:modes", show=False)
+    for levels, hard in (("1-3", False), ("4-5", True)):
+        task = letters(f"letters:modes?levels={levels}", heldout=256)
+        items = task.starts("heldout", 0, 256)
+        assert 0.4 < task.evaluate(policy, 256, 4, Sampling(max_actions=20), seed=0)["worked"] < 0.6
+        worked, direct = (
+            task.outcomes(Opened(policy, [only_token(policy, opening)]), items, 4, Sampling(max_actions=20), 0).mean()
+            for opening in (WORKED, DIRECT)
+        )
+        assert (0.5 < worked < 0.8 and direct < 0.25) if hard else (worked > 0.8 and direct > 0.8)

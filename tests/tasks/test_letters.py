@@ -63,6 +63,25 @@ def test_long_chains_are_answered_at_length():
     assert Verifier().score(["7+5=2;2-3=9;9*2=8;8", "8", "7+5=2;2-3=9;9*2=1;1", "7+5=2;2-3=9;9*2=8"], [item] * 4) == [1.0, 1.0, 0.0, 0.0]
 
 
+def test_modes_are_two_ways_to_answer_judged_by_their_end():
+    item, shape = by_hand("modes", problem=("7+5-3*2",)), KINDS["modes"]
+    assert item.prompt == "7+5-3*2......=" and ">".join(shape.steps(("7+5-3*2",))) == "#2>9>8>8"
+    pupil = {(rate, shape.slip(("7+5-3*2",), Random(seed), rate)) for seed in range(20) for rate in (0.0, 1.0)}
+    assert pupil == {(0.0, "#2>9>8>8"), (0.0, ">8"), (1.0, "#2>9>1>1"), (1.0, ">1")}
+    right, wrong = ("#2>9>8>8", ">8", "8", "2>9>8>8", "#2>9>1>8"), ("#2>9>1>1", ">1", "#", "#2>9>8>", "#8", "")
+    assert Verifier().score([*right, *wrong], [item] * 11) == [1.0] * 5 + [0.0] * 6
+    coin = [shape.slip(("7+5",), Random(seed), 0.0) for seed in range(400)]
+    assert coin.count("#2>2") / 400 == pytest.approx(0.5, abs=0.08) and set(coin) == {"#2>2", ">2"}
+
+
+def test_modes_are_graded_from_a_sum_to_six_operations():
+    for level, (count, signs) in enumerate([(1, "+"), (1, "-"), (1, "*"), (3, "+-*"), (6, "+-*")], start=1):
+        for item in list(Problems("train", kinds=("modes",), levels=(level, level), size=40)):
+            text = item.data["problem"][0]
+            assert len(text) == 2 * count + 1 and set(text[1::2]) <= set(signs) and len(item.solution) == 2 * count + 2
+            assert item.answer == KINDS["chain"].steps((text,))[-1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_solutions_are_right_and_rejected_ones_wrong_at_every_level(kind, split):

@@ -145,6 +145,18 @@ def test_a_task_may_measure_more_of_its_greedy_completions(monkeypatch):
         assert result["b"] == result["accuracy"] == result["accuracy/level2"] == pytest.approx(1 / 3)
 
 
+def test_a_task_may_measure_more_of_its_samples():
+    class Parity(TextTask):
+        def measures_of_samples(self, policy, items, completions, sampling, seed):
+            assert [text[0] for text in completions] == [item.prompt for item in items for _ in range(4)]
+            assert (sampling, seed) == (Sampling(top_p=0.5), 9) and isinstance(policy, Echo)
+            return {"ones": sum(text.endswith("1") for text in completions) / len(completions)}
+
+    parity = Parity("x", items(5), items(4), Exact())
+    found = parity.evaluate(Echo(), 3, 4, Sampling(top_p=0.5), seed=9)
+    assert found["ones"] == found["pass@1"] and "ones" not in parity.evaluate(Echo(), 3, 0, Sampling(), seed=9)
+
+
 def test_outcomes_do_not_depend_on_how_rows_are_split_into_calls(monkeypatch):
     whole = task().outcomes(Echo(), items(5), 4, Sampling(), seed=1)
     monkeypatch.setattr("quatrain.tasks.text.ROWS_AT_ONCE", 8)

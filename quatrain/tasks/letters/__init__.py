@@ -23,10 +23,11 @@ from quatrain.tasks.letters.addition import add, scratch
 from quatrain.tasks.letters.chain import chain, long, worked
 from quatrain.tasks.letters.countdown import countdown
 from quatrain.tasks.letters.kind import Kind, below
+from quatrain.tasks.letters.modes import modes
 from quatrain.tasks.letters.recall import needle, recall
 from quatrain.tasks.letters.words import count, reverse, shift, sort
 
-_ALL = (add, scratch, chain, worked, long, countdown, sort, reverse, count, shift, recall, needle)
+_ALL = (add, scratch, chain, worked, long, modes, countdown, sort, reverse, count, shift, recall, needle)
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 MIXED = ("chain", "chain", "sort", "sort", "reverse", "reverse", "countdown", "shift")  # weighted so that a base has room
 SPLITS = ("train", "heldout")
@@ -135,12 +136,17 @@ def parse(spec: str) -> dict:
 
 
 def letters(spec: str = "letters", **options):
-    """The TextTask of a spec string; keyword options (kinds, levels, train, heldout, seed) override what it says."""
+    """The TextTask of a spec string; keyword options (kinds, levels, train, heldout, seed) override what it says.
+
+    Where all problems are ``modes`` it is a ``ModesTask``, which reports how modes are used.
+    """
+    from quatrain.tasks.letters.mode_use import ModesTask
     from quatrain.tasks.text import TextTask
 
     arguments = {"kinds": MIXED, "levels": (1, 5), "train": 8192, "heldout": 512, "seed": 0, **parse(spec), **options}
     shared = {"kinds": tuple(arguments["kinds"]), "levels": tuple(arguments["levels"]), "seed": arguments["seed"]}
-    return TextTask(
+    build = ModesTask if set(shared["kinds"]) == {"modes"} else TextTask
+    return build(
         spec,
         train=Problems("train", size=arguments["train"], **shared),
         heldout=Problems("heldout", size=arguments["heldout"], **shared),

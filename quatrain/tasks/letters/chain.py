@@ -28,7 +28,7 @@ def _draw(random: Random, level: int) -> Problem:
     return ("".join(parts),)
 
 
-def _values(problem: Problem, random: Random | None = None, rate: float = 0.0) -> list[str]:
+def values_of(problem: Problem, random: Random | None = None, rate: float = 0.0) -> list[str]:
     text = problem[0]
     value, values = int(text[0]), []
     for place in range(1, len(text), 2):
@@ -43,7 +43,7 @@ def _values(problem: Problem, random: Random | None = None, rate: float = 0.0) -
 def _work(problem: Problem) -> str:
     text = problem[0]
     pairs = [text[place : place + 2] for place in range(1, len(text), 2)]
-    return text[0] + "".join([f"{pair}={value}" for pair, value in zip(pairs, _values(problem), strict=True)])
+    return text[0] + "".join([f"{pair}={value}" for pair, value in zip(pairs, values_of(problem), strict=True)])
 
 
 chain = Kind(
@@ -51,19 +51,19 @@ chain = Kind(
     draw=_draw,
     key=lambda problem: problem[0],
     prompt=lambda problem: problem[0].ljust(WIDTH, ".") + ">",
-    steps=lambda problem: tuple(_values(problem)),
-    slip=lambda problem, random, rate: ">".join(_values(problem, random, rate)),
+    steps=lambda problem: tuple(values_of(problem)),
+    slip=lambda problem, random, rate: ">".join(values_of(problem, random, rate)),
     check=after(">"),
     mark=">",
 )
 
-worked = replace(chain, name="worked", steps=lambda problem: (_work(problem), _values(problem)[-1]))
+worked = replace(chain, name="worked", steps=lambda problem: (_work(problem), values_of(problem)[-1]))
 
 
 def _long(problem: Problem, random: Random | None = None, rate: float = 0.0) -> tuple[str, ...]:
     text = problem[0]
     before, steps = text[0], []
-    for place, value in zip(range(1, len(text), 2), _values(problem, random, rate), strict=True):
+    for place, value in zip(range(1, len(text), 2), values_of(problem, random, rate), strict=True):
         steps.append(f"{before}{text[place : place + 2]}={value}")
         before = value
     return (*steps, before)
