@@ -48,7 +48,7 @@ def hgpo(
 
 
 def marked(alpha: float = 1.0) -> Recipe:
-    """With openings that the embedded model has a token for."""
+    """With the openings that the embedded model was taught, and GRPO's default number of samples."""
     return hgpo(group=8, alpha=alpha, think="#", direct=">")
 
 
@@ -57,14 +57,23 @@ def no_choice() -> Recipe:
     return marked(alpha=0.0)
 
 
-claim(
-    "hgpo",
-    "beats",
-    "Forced into both modes, HGPO ends at a higher accuracy than GRPO, which chooses for itself, and than HGPO that learns no choice.",
-    arms={"hgpo": Arm("hgpo", marked), "grpo": "grpo:kl=0.001", "no choice": Arm("no choice", no_choice)},
-    settings={"task": "letters:chain?levels=1-5", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
-    stand_in="a character model of 0.2 million parameters that was taught neither mode, # and > as openings, and chains, judged by what "
-    "follows the last >, for models of 1.5 and 7 billion fine-tuned on both formats; the first stage, RFT and DPO arms are left out",
-    why="Without the first stage the policy never opens with a mode by itself: GRPO answers as it was taught, HGPO learns in a format "
-    "that it would not choose.",
+ARMS = {"hgpo": Arm("hgpo", marked), "grpo": Arm("grpo", "grpo", {"kl": 0.001}), "no choice": Arm("no choice", no_choice)}
+COMMON = {
+    "settings": {"task": "letters:modes?levels=1-5", "model": "tiny:modes", "steps": 200, "prompts": 16}
+    | {"eval_count": 512, "eval_samples": 4, "eval_every": 100},
+    "smoke": {"eval_samples": 2},
+    "stand_in": "a character model of 0.2 million parameters, taught to open an answer with # and work it out, or with > and give it at "
+    "once, by the toss of a coin whatever the problem, for models of 1.5 and 7 billion fine-tuned on thinking for hard and direct answers "
+    "for easy queries; the paper's arms RFT and DPO are left out",
+    "why": "GRPO is rewarded for right answers alone and pays nothing for length; the paper compares with models that are fine-tuned on "
+    "both formats, which the arm without choice is nearest to.",
+}
+SAYS = (
+    "More of HGPO's samples than of GRPO's, which chooses for itself, and of HGPO's that learns no choice, are in the mode that pays for "
+    "their problem (hybrid accuracy)."
 )
+claim("hgpo", "beats", SAYS, arms=ARMS, metric="hybrid accuracy", **COMMON)
+SAYS = "HGPO ends with shorter answers to easy problems than GRPO, and than HGPO that learns no choice."
+claim("hgpo.tokens", "beats", SAYS, arms=ARMS, metric="characters/easy", higher=False, **COMMON)
+SAYS = "HGPO's samples are right as often as GRPO's, within 0.05."
+claim("hgpo.accuracy", "matches", SAYS, arms={name: ARMS[name] for name in ("hgpo", "grpo")}, metric="pass@1", margin=0.05, **COMMON)

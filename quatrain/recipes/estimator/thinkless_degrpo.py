@@ -54,17 +54,37 @@ def thinkless_degrpo(
 def vanilla() -> Recipe:
     """GRPO without the standard deviation, with the same rewards and KL: the control token has 1/(T + 1)."""
     centred = grpo(kl=0.0).but(advantage=GroupRelative(scale="none"))
-    return with_kl(centred.with_collect(edits=(ModeReward(),)), 0.001)
+    return with_kl(centred.with_collect(edits=(ModeReward("#"),)), 0.001)
 
 
-claim(
-    "thinkless-degrpo",
-    "beats",
-    "With the first token's weight decoupled from the length DeGRPO ends at a higher accuracy than mean-centred GRPO with its rewards.",
-    arms={"degrpo": "thinkless-degrpo", "code": "thinkless-degrpo:version=code", "grpo": Arm("grpo", vanilla)},
-    settings={"task": "letters:chain?levels=2-5", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
-    stand_in="a character model of 0.2 million parameters, which has no mode tokens, for a distilled model of 1.5 billion parameters "
-    "warmed up on both modes: the first character of an answer stands in for the control token, and every answer is a short one",
-    why="Without two modes the share of thinking, the paper's measure, and the collapse to one mode cannot be seen: this compares the "
-    "decoupled mean alone.",
-)
+TAUGHT = {"mark": "#", "alpha": 1.0}  # what the embedded model opens a worked answer with
+ARMS = {
+    "degrpo": Arm("degrpo", "thinkless-degrpo", TAUGHT),
+    "code": Arm("code", "thinkless-degrpo", {**TAUGHT, "version": "code"}),
+    "grpo": Arm("grpo", vanilla),
+    "no cost": Arm("no cost", "grpo", {"kl": 0.001}),
+}
+COMMON = {
+    "settings": {"task": "letters:modes?levels=1-5", "model": "tiny:modes", "steps": 200, "prompts": 16}
+    | {"eval_count": 512, "eval_samples": 4, "eval_every": 100},
+    "smoke": {"eval_samples": 2},
+    "stand_in": "a character model of 0.2 million parameters, taught to open an answer with # and work it out, or with > and give it at "
+    "once, by the toss of a coin, for a distilled model of 1.5 billion parameters warmed up on both modes; α = 1 at 2 to 14 characters "
+    "for 0.001 at up to some ten thousand tokens, which makes α·T, the control token's weight against GRPO's, of the same order",
+    "why": "α was chosen on seed 11: 0.02, 0.05 and 0.2 ended with worked answers throughout, 1 with them on hard problems alone, and "
+    "so did GRPO, later.",
+}
+
+
+def arms(*names: str) -> dict[str, Arm]:
+    return {name: ARMS[name] for name in names}
+
+
+SAYS = "{} keeps worked answers for hard problems: their share there, less that on easy ones, ends higher than GRPO's with its rewards."
+claim("thinkless-degrpo", "beats", SAYS.format("DeGRPO"), arms=arms("degrpo", "grpo"), metric="worked/gap", **COMMON)
+SAYS = SAYS.format("DeGRPO as in the released code")
+claim("thinkless-degrpo.code", "beats", SAYS, arms=arms("code", "grpo"), metric="worked/gap", **COMMON)
+SAYS = "DeGRPO ends with fewer worked answers than GRPO that is rewarded for right answers alone."
+claim("thinkless-degrpo.worked", "beats", SAYS, arms=arms("degrpo", "no cost"), metric="worked", higher=False, **COMMON)
+SAYS = "DeGRPO's samples are right as often as those of GRPO that is rewarded for right answers alone, within 0.05."
+claim("thinkless-degrpo.accuracy", "matches", SAYS, arms=arms("degrpo", "no cost"), metric="pass@1", margin=0.05, **COMMON)
