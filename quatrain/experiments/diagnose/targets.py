@@ -18,7 +18,7 @@ from quatrain.errors import QuatrainError, nearest
 from quatrain.estimator import Term
 from quatrain.experiments.diagnose.chances import action_logp, allowed, chances, logits_of
 from quatrain.experiments.diagnose.problems import Problem
-from quatrain.experiments.diagnose.task import observed
+from quatrain.experiments.diagnose.task import EnumeratedTask, observed
 from quatrain.models.tables import TablePolicy
 from quatrain.parts.advantages import KL, Constant, PairLogistic, one
 from quatrain.parts.likelihoods import Divergence, Entropy
@@ -28,6 +28,7 @@ from quatrain.protocols import Sampling
 from quatrain.training.describe import expression
 
 Selection = Callable[[Batch], Tensor]
+OUTCOME = EnumeratedTask.provides | {"origin", "present", "terminated", "truncated"}  # what an outcome says by itself
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,9 @@ class Scene:
         tables = {"reference": self.problem.reference, "teacher": self.problem.teacher, "old": self.older}
         return {name: TablePolicy(table).clone() for name, table in tables.items()}
 
-    def selected(self, where: Selection) -> Tensor:
-        """[M, T] the actions of every outcome that a selection takes; all, if it looks at more than the outcome, its group for instance."""
-        batch = observed(self.problem, TablePolicy(self.older), self.sampling)
-        return where(batch) if all(name in batch for name in needs_of(where)) else batch.mask
+    def outcomes(self) -> Batch:
+        """Every outcome once, as the policy that samples would return it."""
+        return observed(self.problem, TablePolicy(self.older), self.sampling)
 
 
 WORDS = {
@@ -90,7 +90,7 @@ def reward(scene: Scene, table: Tensor, discount: float = 1.0, where: Selection 
         value = torch.where(batch.mask, discount**power * batch["rewards"], 0.0).sum(1)
     else:
         value = batch["reward"] * discount ** (batch.lengths - 1)
-    return (chances(scene.problem, table, scene.sampling, scene.selected(where)) * value).sum()
+    return (chances(scene.problem, table, scene.sampling, where(scene.outcomes())) * value).sum()
 
 
 def kl(scene: Scene, table: Tensor, to: str = "reference") -> Tensor:
@@ -158,7 +158,8 @@ def target_of(term: Term, from_demonstrations: bool = False) -> Target:
     chosen = term.where.selections if isinstance(term.where, Both) else (term.where,)
     if demonstrations in chosen or (term.advantage is one and from_demonstrations):
         return Target("demonstrations", weight)
-    return Target("reward", weight, {"discount": discount_of(term.advantage), "where": term.where})
+    alone = OUTCOME.issuperset(needs_of(term.where))  # a selection within a group is judged against the whole target
+    return Target("reward", weight, {"discount": discount_of(term.advantage), "where": term.where if alone else every_action})
 
 
 def parse_target(text: str) -> list[Target]:
