@@ -66,7 +66,8 @@ COMMON = {
     "once, by the toss of a coin whatever the problem, for models of 1.5 and 7 billion fine-tuned on thinking for hard and direct answers "
     "for easy queries; the paper's arms RFT and DPO are left out",
     "why": "GRPO is rewarded for right answers alone and pays nothing for length; the paper compares with models that are fine-tuned on "
-    "both formats, which the arm without choice is nearest to.",
+    "both formats, which the arm without choice is nearest to. The shares of easy and hard problems were chosen on seed 11, by the arms "
+    "of thinkless-degrpo.",
 }
 SAYS = (
     "More of HGPO's samples than of GRPO's, which chooses for itself, and of HGPO's that learns no choice, are in the mode that pays for "

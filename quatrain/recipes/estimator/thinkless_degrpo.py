@@ -71,8 +71,9 @@ COMMON = {
     "stand_in": "a character model of 0.2 million parameters, taught to open an answer with # and work it out, or with > and give it at "
     "once, by the toss of a coin, for a distilled model of 1.5 billion parameters warmed up on both modes; α = 1 at 2 to 14 characters "
     "for 0.001 at up to some ten thousand tokens, which makes α·T, the control token's weight against GRPO's, of the same order",
-    "why": "α was chosen on seed 11: 0.02, 0.05 and 0.2 ended with worked answers throughout, 1 with them on hard problems alone, and "
-    "so did GRPO, later.",
+    "why": "The shares of easy and hard problems and α were chosen on seed 11. With a fifth of the problems easy DeGRPO (α = 0.2) and GRPO "
+    "both ended with worked answers throughout. With three fifths α = 0.02, 0.05 and 0.2 did so too, 1 had them on hard problems alone, "
+    "and so had GRPO, later.",
 }
 
 
