@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quatrain.errors import QuatrainError
-from quatrain.models import decoding
+from quatrain.models import living
 from quatrain.models.backbone import split
 from quatrain.models.decoding import Decoding, Samples, Stops
 from quatrain.models.memory import prefill
@@ -60,7 +60,7 @@ def assert_equal(found: Samples, expected: Samples) -> None:
 @kinds
 @pytest.mark.parametrize("shared_from", [2, 100])
 def test_rows_that_enter_in_pieces_say_the_same(kind: str, shared_from: int, monkeypatch) -> None:
-    monkeypatch.setattr(decoding, "SHARED_FROM", shared_from)
+    monkeypatch.setattr(living, "SHARED_FROM", shared_from)
     model, ids, entered = model_of(kind), [], 0
     here = begin(model)
     while here.live or entered < 18:
@@ -115,7 +115,7 @@ def test_cut_and_resumed_after_every_token_it_is_the_same_bit_for_bit(kind: str)
 @kinds
 @pytest.mark.parametrize("shared_from", [2, 100])
 def test_a_fork_goes_on_from_its_parents_beginning(kind: str, shared_from: int, monkeypatch) -> None:
-    monkeypatch.setattr(decoding, "SHARED_FROM", shared_from)
+    monkeypatch.setattr(living, "SHARED_FROM", shared_from)
     model = model_of(kind)
     here = begin(model, Stops(()))
     ids = here.admit(PROMPTS, SEEDS)
@@ -134,7 +134,7 @@ def test_a_fork_goes_on_from_its_parents_beginning(kind: str, shared_from: int, 
     with pytest.raises(QuatrainError, match="has ended"):
         here.fork(ids[:1], torch.tensor([1]))
     said = here.read(here.ids)
-    for prompt, tokens, logp in zip(here.prompts, said.tokens, said.logp, strict=True):
+    for prompt, tokens, logp in zip(here.transcript.prompts, said.tokens, said.logp, strict=True):
         scored = model(torch.tensor([[*prompt, *tokens.tolist()]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
         torch.testing.assert_close(scored.gather(-1, tokens[:, None])[:, 0], logp, rtol=0, atol=2e-5)
     alone = begin(model, Stops(()))

@@ -43,7 +43,7 @@ def test_equals_the_models_own_step(kind: str, monkeypatch) -> None:
     backbone, options = split(model), Sampling(max_actions=20)
     assert fits(backbone)
     fast = sample(backbone, PROMPTS, 4, options, torch.arange(12), Stops((1, 2, 3, 4, 5)))
-    monkeypatch.setattr("quatrain.models.decoding.fits", lambda backbone: False)
+    monkeypatch.setattr("quatrain.models.living.fits", lambda backbone: False)
     own = sample(backbone, PROMPTS, 4, options, torch.arange(12), Stops((1, 2, 3, 4, 5)))
     assert torch.equal(fast.tokens, own.tokens) and torch.equal(fast.mask, own.mask)
     torch.testing.assert_close(fast.logp, own.logp, rtol=0, atol=1e-6)

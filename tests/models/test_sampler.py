@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quatrain.errors import QuatrainError
-from quatrain.models import decoding
+from quatrain.models import living
 from quatrain.models.backbone import split
 from quatrain.models.sampler import Samples, Stops, sample
 from quatrain.protocols import Sampling
@@ -143,7 +143,7 @@ def distinct(samples: Samples, prompts: list[list[int]], step: int) -> int:
 def test_samples_are_one_row_until_they_part(prompts: str, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     model, shapes, stops = tiny_model(vocabulary=20), [], Stops((1, 2))
     apart = run(model, PROMPTS[prompts], 12, stops, max_actions=20, **options)
-    monkeypatch.setattr(decoding, "SHARED_FROM", 2)
+    monkeypatch.setattr(living, "SHARED_FROM", 2)
     model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )

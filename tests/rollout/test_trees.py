@@ -29,9 +29,9 @@ class Counted(Decoding):
     """Counts the tokens that it draws, in the list ``spent``."""
 
     def advance(self, tokens: int) -> int:
-        before = int(self.table["length"].sum())
+        before = int(self.transcript.table["length"].sum())
         live = super().advance(tokens)
-        self.spent.append(int(self.table["length"].sum()) - before)
+        self.spent.append(int(self.transcript.table["length"].sum()) - before)
         return live
 
 
