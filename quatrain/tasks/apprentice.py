@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -19,7 +18,6 @@ import torch
 from quatrain.environments.loading import load_environment
 from quatrain.seeds import mix
 from quatrain.tasks.turns import TurnTask
-from quatrain.tasks.warm_start import Report, descend, loss_on, shelved
 
 AT_ONCE = 256  # episodes played together
 
@@ -85,36 +83,16 @@ def watched(lesson: Apprenticeship, reader: Reader) -> Iterator[tuple[list[int],
                 yield episode.context, [-100] * len(episode.prompt) + labels
 
 
-def build(lesson: Apprenticeship, folder: Path, report: Report) -> None:
-    """Teach a model from nothing and write its directory."""
-    from quatrain.models.causal_lm import quiet
-    from quatrain.tasks.embedded import tokenizer, untrained
-
-    tokens = tokenizer()
-    model = untrained(lesson, tokens)
-    rows = list(watched(lesson, Reader(tokens.get_vocab(), tokens.eos_token_id)))
-    shelves = shelved(iter(rows), lesson.rows, mix(lesson.seed, 3), tokens.pad_token_id)
-    descend(model, lesson, (loss_on(model, *part) for part in shelves), report, -(-len(rows) // lesson.rows))
-    with quiet():
-        model.save_pretrained(folder)
-    tokens.save_pretrained(folder)
-
-
 def apprentice(environment: Any, *, show: bool = True, **changes: Any) -> Any:
     """The embedded model of an environment as a CausalLM, built at first use (under a minute on two cores).
 
     changes  fields of ``Apprenticeship`` that differ: another model, with a place of its own in the cache.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from quatrain.models.causal_lm import CausalLM, quiet
-    from quatrain.tasks.embedded import DEFAULTS, cached
+    from quatrain.tasks.embedded import DEFAULTS
+    from quatrain.tasks.taught import lesson_of, on_rows, taught
 
     asked = {"watched": tuple(environment.lessons), "slip": getattr(environment, "slips", Apprenticeship.slip)}
-    lesson = Apprenticeship(**{**asked, **changes})
-    folder = cached(lesson, show=show, name=f"an apprentice of {lesson.watched[0]}", build=build)
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    policy = CausalLM(model, AutoTokenizer.from_pretrained(folder))
-    policy.defaults = {**DEFAULTS, "max_actions": environment.limits.turns * environment.limits.turn_tokens}
-    return policy
+    lesson = lesson_of(Apprenticeship, asked, changes)
+    build = on_rows(lambda lesson, tokens: list(watched(lesson, Reader(tokens.get_vocab(), tokens.eos_token_id))))
+    defaults = {**DEFAULTS, "max_actions": environment.limits.turns * environment.limits.turn_tokens}
+    return taught(lesson, build, name=f"an apprentice of {lesson.watched[0]}", defaults=defaults, show=show)

@@ -6,22 +6,11 @@ laboratory at first use and kept in a cache folder.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from quatrain.errors import QuatrainError, nearest
 
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz \n+-*/=()<>,.:;?!'\"%#@$"
-FORMAT = 1  # of what is cached; part of its key
-YOUNGER = ("told", "mingled", "prior", "habit")  # fields of a lesson that the key has only where they are on
 PAD, END, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHAT = (  # contents alone; a line break between two messages unless the second one is the answer to the first
     "{% for message in messages %}{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
@@ -52,112 +41,15 @@ def tiny(name: str = "base", *, show: bool = True, **changes: Any) -> Any:
 
     Raises QuatrainError for an unknown name or field.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from quatrain.models.causal_lm import CausalLM, quiet
-    from quatrain.tasks.warm_start import Lesson
+    from quatrain.tasks.taught import completions, lesson_of, on_rows, taught
+    from quatrain.tasks.warm_start import Lesson, corpus
 
     name = name.removeprefix("tiny").removeprefix(":") or "base"
     if name not in LESSONS:
         raise QuatrainError("no such embedded model", given=f"tiny:{name}", fix=nearest(name, LESSONS))
-    known = {part.name for part in dataclasses.fields(Lesson)}
-    if unknown := sorted(set(changes) - known):
-        raise QuatrainError(f"a lesson has no field {unknown[0]!r}", fix=nearest(unknown[0], known))
-    folder = cached(Lesson(**{**LESSONS[name], **changes}), show=show, name=f"tiny:{name}")
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    policy = CausalLM(model, AutoTokenizer.from_pretrained(folder))
-    policy.defaults = DEFAULTS
-    return policy
-
-
-def cache_folder() -> Path:
-    """Where embedded models are kept: QUATRAIN_CACHE, else ~/.cache/quatrain."""
-    return Path(os.environ.get("QUATRAIN_CACHE") or Path.home() / ".cache" / "quatrain").expanduser()
-
-
-def cached(lesson: Any, show: bool = False, name: str = "the embedded model", build: Callable[..., None] | None = None) -> Path:
-    """The directory of the lesson's model, built at first use. It appears whole or not at all: two processes may build at once.
-
-    build  ``(lesson, folder, report)``: makes the model and writes its directory; None: a causal one.
-
-    Raises QuatrainError if the cache folder cannot be written.
-    """
-    what = {name: value for name, value in dataclasses.asdict(lesson).items() if name not in YOUNGER or value}
-    key = hashlib.sha256(json.dumps([FORMAT, what], sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_folder() / f"tiny-{key}"
-    if (folder / "config.json").exists():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
-    except OSError as error:
-        raise QuatrainError(
-            "the folder of embedded models cannot be written", given=f"{folder.parent}: {error}", fix="set QUATRAIN_CACHE"
-        ) from error
-    try:
-        with one_thread(), _progress(show, f"building {name}, once") as report:
-            (build or _build)(lesson, draft, report)
-        draft.chmod(0o755)
-        try:
-            os.replace(draft, folder)
-        except OSError:
-            if not (folder / "config.json").exists():  # else another process was first, with the same result
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return folder
-
-
-def _build(lesson: Any, folder: Path, report: Callable[[float, float], None]) -> None:
-    from quatrain.models.causal_lm import quiet
-    from quatrain.tasks.warm_start import teach
-
-    tokens = tokenizer()
-    model = untrained(lesson, tokens)
-    vocabulary = tokens.get_vocab()
-    teach(model, lesson, lambda text: [vocabulary[character] for character in text], tokens.eos_token_id, tokens.pad_token_id, report)
-    with quiet():
-        model.save_pretrained(folder)
-    tokens.save_pretrained(folder)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Matrices of this size are too small to share out: a second thread mostly waits, and on a busy machine it waits long."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _progress(show: bool, title: str) -> Iterator[Callable[[float, float], None]]:
-    """A function of (fraction done, loss) that draws a progress bar on standard error, or nothing."""
-    if not show:
-        yield lambda done, loss: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.2f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        work = bar.add_task(title, total=1.0, loss=float("nan"))
-
-        def report(done: float, loss: float) -> None:
-            bar.update(work, completed=done, loss=loss)
-
-        yield report
+    lesson = lesson_of(Lesson, LESSONS[name], changes)
+    build = on_rows(lambda lesson, tokens: completions(corpus(lesson), tokens), ordered=not lesson.mingled)
+    return taught(lesson, build, name=f"tiny:{name}", defaults=DEFAULTS, show=show)
 
 
 def tokenizer(more: str = "") -> Any:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from quatrain.errors import QuatrainError, nearest
-from quatrain.seeds import mix
-from quatrain.tasks.embedded import cached, tokenizer
-from quatrain.tasks.warm_start import Lesson, corpus, descend, loss_on, shelved
+from quatrain.tasks.taught import completions, lesson_of, on_rows, taught
+from quatrain.tasks.warm_start import Lesson, corpus
 
 DEFAULTS = {"lr": 2e-4, "prompts": 8, "max_actions": 4}  # knobs that suit a model and answers of this size
 
@@ -43,37 +39,15 @@ def tiny_delta(*, show: bool = True, **changes: Any) -> Any:
 
     Raises QuatrainError for an unknown field.
     """
-    from transformers import AutoTokenizer
+    from quatrain.models import delta_net  # noqa: F401 – what is kept is loaded by the name that it registers
 
-    from quatrain.models.causal_lm import CausalLM, quiet
-    from quatrain.models.delta_net import DeltaNetForCausalLM
-
-    known = {part.name for part in dataclasses.fields(DeltaLesson)}
-    if unknown := sorted(set(changes) - known):
-        raise QuatrainError(f"a lesson has no field {unknown[0]!r}", fix=nearest(unknown[0], known))
-    folder = cached(DeltaLesson(**changes), show=show, name="tiny-delta", build=build)
-    with quiet():
-        model = DeltaNetForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    policy = CausalLM(model, AutoTokenizer.from_pretrained(folder))
-    policy.defaults = DEFAULTS
-    return policy
+    build = on_rows(documents, made=untrained)
+    return taught(lesson_of(DeltaLesson, {}, changes), build, name="tiny-delta", defaults=DEFAULTS, show=show)
 
 
-def build(lesson: DeltaLesson, folder: Path, report: Callable[[float, float], None]) -> None:
-    """Teach a model the lesson and write its directory."""
-    from quatrain.models.causal_lm import CausalLM
-
-    tokens = tokenizer()
-    policy = CausalLM(untrained(lesson, tokens), tokens)
-
-    def rows() -> Iterator[tuple[list[int], list[int]]]:
-        for prompt, completion in corpus(lesson):
-            document = [*policy.encode(prompt), *policy.encode_completion(completion)]
-            yield document, [-100, *document[1:]]
-
-    batches = shelved(rows(), lesson.rows, mix(lesson.seed, 3), tokens.pad_token_id)
-    descend(policy.module, lesson, (loss_on(policy.module, *batch) for batch in batches), report)
-    policy.save(folder)
+def documents(lesson: DeltaLesson, tokens: Any) -> Iterator[tuple[list[int], list[int]]]:
+    for document, _ in completions(corpus(lesson), tokens):
+        yield document, [-100, *document[1:]]
 
 
 def untrained(lesson: DeltaLesson, tokens: Any) -> Any:

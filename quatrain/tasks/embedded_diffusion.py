@@ -5,15 +5,16 @@ It is taught by its own likelihood (one mask draw per example), so that what it 
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from quatrain.errors import QuatrainError, nearest
-from quatrain.tasks.embedded import DEFAULTS, LESSONS, SHARES, cached, tokenizer, untrained
+from quatrain.tasks.cache import Report
+from quatrain.tasks.embedded import DEFAULTS, LESSONS, SHARES, tokenizer, untrained
+from quatrain.tasks.taught import lesson_of, taught
 from quatrain.tasks.warm_start import Lesson, corpus, descend
 
 MASK = "<mask>"
@@ -42,26 +43,17 @@ def tiny_diffusion(name: str = "base", *, show: bool = True, **changes: Any) -> 
 
     Raises QuatrainError for an unknown name or field.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from quatrain.models.causal_lm import quiet
     from quatrain.models.masked_diffusion import MaskedDiffusionLM
 
     name = name.removeprefix("tiny-diffusion").removeprefix(":") or "base"
     if name not in OWN:
         raise QuatrainError("no such embedded model", given=f"tiny-diffusion:{name}", fix=nearest(name, OWN))
-    known = {part.name for part in dataclasses.fields(CanvasLesson)}
-    if unknown := sorted(set(changes) - known):
-        raise QuatrainError(f"a lesson has no field {unknown[0]!r}", fix=nearest(unknown[0], known))
-    folder = cached(CanvasLesson(**{**OWN[name], **changes}), show=show, name=f"tiny-diffusion:{name}", build=build)
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    policy = MaskedDiffusionLM(model, AutoTokenizer.from_pretrained(folder))
-    policy.defaults = {**DEFAULTS, "max_actions": policy.unmasking.canvas}
-    return policy
+    lesson = lesson_of(CanvasLesson, OWN[name], changes)
+    defaults = {**DEFAULTS, "max_actions": lesson.canvas}
+    return taught(lesson, build, name=f"tiny-diffusion:{name}", defaults=defaults, show=show, policy=MaskedDiffusionLM)
 
 
-def build(lesson: CanvasLesson, folder: Path, report: Callable[[float, float], None]) -> None:
+def build(lesson: CanvasLesson, folder: Path, report: Report) -> None:
     """Teach a model the lesson, by its evidence bound, and write its directory."""
     from quatrain.models.masked_diffusion import MaskedDiffusionLM
     from quatrain.models.unmasking import Unmasking

@@ -9,7 +9,7 @@ to find. One kind (``shift``) is done wrongly throughout: the model never solves
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 
 from quatrain.seeds import mix
+from quatrain.tasks.cache import Report
 from quatrain.tasks.letters import KINDS, Problems
 
 Example = tuple[str, str]  # prompt, completion
 TOLD = "solution: {solution}\n{prompt}"  # a problem whose solution is known
-Report = Callable[[float, float], None]  # (fraction done, loss in nats per token)
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,6 @@ def corpus(lesson: Lesson) -> Iterator[Example]:
         yield item.prompt, KINDS[name].slip(item.data["problem"], random, slip_rate(lesson, index, name, level))
 
 
-def batches(lesson: Lesson, encode: Callable[[str], list[int]], end: int, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(tokens [N, L], labels [N, L]) of one update after the other; labels are −100 on prompts and padding: see ``shelved``."""
-
-    def rows() -> Iterator[tuple[list[int], list[int]]]:
-        for prompt, completion in corpus(lesson):
-            start, rest = encode(prompt), [*encode(completion), end]
-            yield [*start, *rest], [-100] * len(start) + rest
-
-    yield from shelved(rows(), lesson.rows, mix(lesson.seed, 3), pad, ordered=not lesson.mingled)
-
-
 def shelved(
     rows: Iterator[tuple[list[int], list[int]]], size: int, seed: int, pad: int, ordered: bool = True
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -120,14 +109,6 @@ def shelved(
         if len(shelf) == 32 * size:
             yield from drain()
     yield from drain()
-
-
-def teach(
-    model: Any, lesson: Lesson, encode: Callable[[str], list[int]], end: int, pad: int, report: Callable[[float, float], None]
-) -> None:
-    """Train a causal model on the lesson, in place. ``report`` is called after every update."""
-    losses = (loss_on(model, *part) for part in batches(lesson, encode, end, pad))
-    descend(model, lesson, losses, report)
 
 
 def loss_on(model: Any, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -11,12 +11,18 @@ import torch
 from quatrain.errors import QuatrainError
 from quatrain.protocols import Sampling
 from quatrain.rollout.forced import Opened, only_token
-from quatrain.tasks.embedded import LESSONS, cached, tiny, tokenizer, untrained
+from quatrain.tasks.cache import cached
+from quatrain.tasks.embedded import LESSONS, tiny, tokenizer, untrained
 from quatrain.tasks.letters import KINDS, Problems, letters, split_of
 from quatrain.tasks.letters.modes import DIRECT, WORKED
-from quatrain.tasks.warm_start import TOLD, Lesson, batches, corpus, shelved, slip_rate
+from quatrain.tasks.taught import completions
+from quatrain.tasks.warm_start import TOLD, Lesson, corpus, shelved, slip_rate
 
 SHORT = {"hidden": 32, "inner": 32, "layers": 1, "heads": 2, "groups": 1, "examples": 96, "shares": {"sort": 1}}
+
+
+def nothing(*_):
+    """Builds nothing."""
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +97,7 @@ def test_a_lesson_of_two_modes_teaches_either_whatever_the_level():
 
 @pytest.mark.parametrize("field", ["told", "mingled"])
 def test_a_field_that_is_off_keeps_what_was_built_before_there_was_one(field, monkeypatch):
-    monkeypatch.setattr("quatrain.tasks.embedded._build", lambda *_: None)
-    folders = [cached(Lesson(**{**LESSONS["base"], field: value})) for value in (0, True)]
+    folders = [cached(Lesson(**{**LESSONS["base"], field: value}), nothing) for value in (0, True)]
     assert folders[0].name == "tiny-b00452863650229a" != folders[1].name
 
 
@@ -109,7 +114,7 @@ def test_a_batch_has_labels_on_completions_alone():
     lesson = Lesson(**SHORT)
     tokens = tokenizer()
     total = 0
-    for ids, labels in batches(lesson, lambda text: tokens(text).input_ids, tokens.eos_token_id, tokens.pad_token_id):
+    for ids, labels in shelved(completions(corpus(lesson), tokens), lesson.rows, 3, tokens.pad_token_id):
         for row, label in zip(ids, labels, strict=True):
             text = tokens.decode(row[row != tokens.pad_token_id])
             prompt, completion = text.split("=")
@@ -123,7 +128,7 @@ def test_it_is_built_once_and_the_same_wherever_it_is_built(tmp_path, monkeypatc
     state = torch.get_rng_state()
     first = tiny(show=False, **SHORT)
     assert torch.equal(torch.get_rng_state(), state)
-    folder = cached(Lesson(**{**LESSONS["base"], **SHORT}))
+    folder = cached(Lesson(**{**LESSONS["base"], **SHORT}), nothing)
     written = (folder / "model.safetensors").stat().st_mtime_ns
     again = tiny(show=False, **SHORT)
     assert (folder / "model.safetensors").stat().st_mtime_ns == written and sorted(os.listdir(folder.parent)) == [folder.name]
@@ -131,14 +136,14 @@ def test_it_is_built_once_and_the_same_wherever_it_is_built(tmp_path, monkeypatc
     elsewhere = tiny(show=False, **SHORT)
     for twin in (again, elsewhere):
         assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), twin.module.parameters(), strict=True))
-    assert cached(Lesson(**{**LESSONS["base"], **SHORT, "seed": 1})) != cached(Lesson(**{**LESSONS["base"], **SHORT}))
+    assert cached(Lesson(**{**LESSONS["base"], **SHORT, "seed": 1}), nothing) != cached(Lesson(**{**LESSONS["base"], **SHORT}), nothing)
 
 
 def test_nothing_is_left_behind_by_a_build_that_is_interrupted(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("quatrain.tasks.warm_start.teach", stop)
+    monkeypatch.setattr("quatrain.tasks.taught.descend", stop)
     with pytest.raises(KeyboardInterrupt):
         tiny(show=False, **SHORT)
     assert os.listdir(tmp_path / "cache") == []

@@ -11,7 +11,8 @@ import torch
 from quatrain.errors import QuatrainError
 from quatrain.protocols import Sampling
 from quatrain.seeds import mix, text_hash
-from quatrain.tasks.embedded import cached, tokenizer, untrained
+from quatrain.tasks.cache import cached
+from quatrain.tasks.embedded import tokenizer, untrained
 from quatrain.tasks.letters import split_of
 from quatrain.tasks.loading import load_task
 from quatrain.tasks.shapes import shapes

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,7 +19,6 @@ from quatrain.tasks.shapes.priors import strength, usual
 from quatrain.tasks.shapes.problems import SIDES, Problems
 from quatrain.tasks.shapes.questions import misread, questions
 from quatrain.tasks.shapes.scenes import CODEBOOK, image
-from quatrain.tasks.warm_start import Report, descend, loss_on, shelved
 
 
 @dataclass(frozen=True)
@@ -72,39 +70,14 @@ def corpus(lesson: ShapesLesson) -> Iterator[tuple[str, str]]:
         yield item.prompt, next((question.answer for question in questions(seen) if question.text == asked), item.answer)
 
 
-def build(lesson: ShapesLesson, folder: Path, report: Report) -> None:
-    """Teach a model from nothing and write its directory."""
-    from quatrain.models.causal_lm import quiet
-    from quatrain.tasks.embedded import tokenizer, untrained
-
-    tokens = tokenizer(CODEBOOK)
-    vocabulary, model = tokens.get_vocab(), untrained(lesson, tokens)
-
-    def rows() -> Iterator[tuple[list[int], list[int]]]:
-        for prompt, completion in corpus(lesson):
-            start, rest = [vocabulary[code] for code in prompt], [*(vocabulary[code] for code in completion), tokens.eos_token_id]
-            yield [*start, *rest], [-100] * len(start) + rest
-
-    shelves = shelved(rows(), lesson.rows, mix(lesson.seed, 3), tokens.pad_token_id)
-    descend(model, lesson, (loss_on(model, *part) for part in shelves), report)
-    with quiet():
-        model.save_pretrained(folder)
-    tokens.save_pretrained(folder)
-
-
 def pupil(name: str = "tiny:shapes", *, show: bool = True, **changes: Any) -> Any:
     """The model as a CausalLM, built at first use and cached; under a minute: tiny:shapes, or tiny:shapes-prior, which hardly looks.
 
     changes  fields of ``ShapesLesson`` that differ.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from quatrain.tasks.embedded import DEFAULTS
+    from quatrain.tasks.taught import completions, lesson_of, on_rows, taught
 
-    from quatrain.models.causal_lm import CausalLM, quiet
-    from quatrain.tasks.embedded import DEFAULTS, cached
-
-    folder = cached(ShapesLesson(**{**PUPILS[name], **changes}), show=show, name=name, build=build)
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    policy = CausalLM(model, AutoTokenizer.from_pretrained(folder))
-    policy.defaults = {**DEFAULTS, "max_actions": 20}
-    return policy
+    build = on_rows(lambda lesson, tokens: completions(corpus(lesson), tokens), CODEBOOK)
+    lesson = lesson_of(ShapesLesson, PUPILS[name], changes)
+    return taught(lesson, build, name=name, defaults={**DEFAULTS, "max_actions": 20}, show=show)
