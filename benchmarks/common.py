@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -49,14 +51,14 @@ def has_peer() -> bool:
     return find_spec("trl") is not None
 
 
-def interleaved(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each side, in turn, ``repeats`` times after one warm-up each."""
+def interleaved(sides: Mapping[str, Callable[[], object]], repeats: int, warm: bool = True) -> dict[str, list[float]]:
+    """Seconds of each side, in turn, ``repeats`` times, after one run each that is not counted (``warm``)."""
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats + warm):
         for name, run in sides.items():
             began = perf_counter()
             run()
-            if repeat:
+            if repeat >= warm:
                 times[name].append(perf_counter() - began)
     return times
 
@@ -83,8 +85,15 @@ def peak_above(run: Callable[[], object]) -> float:
 
 
 def memory_of(side: str) -> float:
-    """MB above the finished set-up at the peak of the first run of a side, in a process of its own (this script with --memory)."""
-    done = subprocess.run([sys.executable, *sys.argv, "--memory", side], capture_output=True, text=True, check=True)
+    """MB above the finished set-up at the peak of the first run of a side, in a process of its own (this script with --memory).
+
+    Infinity for a side that the system killed: it needs more memory than the machine has left.
+    """
+    done = subprocess.run([sys.executable, *sys.argv, "--memory", side], capture_output=True, text=True)
+    if done.returncode == -signal.SIGKILL:
+        return math.inf
+    if done.returncode:
+        raise RuntimeError(f"measuring the memory of {side!r} failed:\n{done.stderr}")
     return float(done.stdout.strip().splitlines()[-1])
 
 

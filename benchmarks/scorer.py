@@ -8,6 +8,7 @@ The loss is Σ c·log π with fixed coefficients, as a policy gradient's; the en
 from __future__ import annotations
 
 import gc
+import math
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -33,7 +34,7 @@ def model():
 
 
 def sides(rows: int, length: int) -> dict:
-    """name → a function that leaves the gradient of the same loss in its model and returns that model."""
+    """name → a function that leaves the gradient of the same loss in its model; returns model, log-probability and entropy."""
     import torch
 
     from quatrain.batch import Batch
@@ -127,17 +128,17 @@ def main() -> None:
         gc.collect()
         print(peak_above(run))
         return
-    runs = sides(args.rows, args.length)
-    results = {name: run() for name, run in runs.items() if name != "full logits" or args.rows * args.length <= 1024}
-    times = interleaved({name: runs[name] for name in results}, args.repeats)
-    positions = args.rows * args.length
+    runs, positions = sides(args.rows, args.length), args.rows * args.length
+    timed = {name: run for name, run in runs.items() if name != "full logits" or positions <= 1024}
+    results = {name: found(*run()) for name, run in timed.items()}
+    times = interleaved(timed, args.repeats, warm=False)
     alone = {"floor": lambda: floor(positions), "head": head_alone(positions), "torch.mm": lambda: floor(positions, plain=True)}
     products = interleaved(alone, args.repeats)
-    memory = {name: memory_of(name) for name in runs if name != "full logits" or args.rows * args.length <= 8192}
+    memory = {name: memory_of(name) for name in runs}
     ours = median(times["quatrain"])
     table = [
         (name, spread(times[name]) if name in times else "–", f"{median(times[name]) / ours:.2f}×" if name in times else "–",
-         f"{memory[name]:.0f} MB", f"{memory[name] / memory['quatrain']:.1f}×")
+         f"{memory[name]:.0f} MB" if memory[name] < math.inf else "more than there is", f"{memory[name] / memory['quatrain']:.1f}×")
         for name in runs
     ]  # fmt: skip
     notes = [
@@ -147,20 +148,23 @@ def main() -> None:
         f"{median([h / f for h, f in zip(products['head'], products['floor'], strict=True)]):.2f}×. The same products by torch.mm: "
         f"{spread(products['torch.mm'])}.",
     ]
-    notes += differences(results["quatrain"], {name: found for name, found in results.items() if name != "quatrain"}, runs)
+    notes += differences(results.pop("quatrain"), results)
     columns = ("side", "time", "of quatrain's", "peak memory", "of quatrain's")
     report(f"scorer {args.rows}x{args.length} threads {args.threads}", args.threads, columns, table, notes)
 
 
-def differences(mine: tuple, others: dict, runs: dict) -> list[str]:
+def found(model, log_prob, entropy) -> tuple:
+    """What a side computed, its gradients kept from the next run."""
+    return log_prob, entropy, [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def differences(mine: tuple, others: dict) -> list[str]:
     """How far values and gradients are from the other sides', relative to the largest."""
     notes = []
-    for name, (_, log_prob, entropy) in others.items():
-        gap = [((a - b).abs().max() / b.abs().max()).item() for a, b in ((mine[1], log_prob), (mine[2], entropy))]
-        a = [p.grad.clone() for p in runs["quatrain"]()[0].parameters()]
-        b = [p.grad for p in runs[name]()[0].parameters()]
-        largest = max(p.abs().max() for p in b)
-        slope = max((p - q).abs().max() / largest for p, q in zip(a, b, strict=True)).item()
+    for name, theirs in others.items():
+        gap = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(mine[:2], theirs[:2], strict=True)]
+        largest = max(gradient.abs().max() for gradient in theirs[2])
+        slope = max((a - b).abs().max() / largest for a, b in zip(mine[2], theirs[2], strict=True)).item()
         notes.append(
             f"Largest difference from {name}: log-probability {gap[0]:.1e}, entropy {gap[1]:.1e}, gradient {slope:.1e} (relative)."
         )
