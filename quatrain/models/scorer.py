@@ -24,6 +24,7 @@ from quatrain.models.chunked import by_chunks
 from quatrain.models.distributions import Categorical
 from quatrain.models.fused import BLOCK, log_prob_and_entropy
 from quatrain.models.last_layer import LastLayer
+from quatrain.models.needed import only_at
 from quatrain.models.prefix_tree import cost_of, fits, grow, hidden_of
 from quatrain.models.products import FastLinear, is_onednn
 from quatrain.parts.likelihoods import Entropy, LogProb
@@ -88,12 +89,13 @@ def hidden_at_actions(backbone: Backbone, batch: Batch, role: str, after: int = 
     rows = contiguous(batch, role, pad, whole=after > 0)
     # Checkpointed layers (the only reason for training mode) are computed again outside of this function.
     quick = is_onednn() and rows.ids.device.type == "cpu" and not backbone.model.training and not _is_transformed()
-    with FastLinear() if quick else nullcontext():
-        trees = grow(rows.ids, rows.lengths, rows.prompts, cost_of(backbone)) if fits(backbone) else None
-        if trees is None:
-            hidden, index = backbone.hidden(rows.ids), rows.index + after
-        else:
-            hidden, index = hidden_of(backbone, trees), trees.place.flatten()[rows.index + after]
+    known = fits(backbone)
+    trees = grow(rows.ids, rows.lengths, rows.prompts, cost_of(backbone)) if known else None
+    index, positions = rows.index + after, rows.ids.numel()
+    if trees is not None:
+        index, positions = trees.place.flatten()[index], trees.ids.numel()
+    with FastLinear() if quick else nullcontext(), only_at(backbone.decoder, index, positions) if known else nullcontext():
+        hidden = backbone.hidden(rows.ids) if trees is None else hidden_of(backbone, trees)
     return torch.nn.functional.embedding(index, hidden.flatten(0, 1))
 
 

@@ -74,6 +74,23 @@ def test_the_last_action_of_a_row_is_not_read() -> None:
     assert rows.lengths.sum() < whole.lengths.sum()
 
 
+@pytest.mark.parametrize("trees", [True, False])
+def test_the_last_feed_forward_part_is_computed_where_it_is_read(trees: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, data, seen = split(tiny_model("qwen3")), groups(), []
+    if not trees:
+        monkeypatch.setattr(scorer, "grow", lambda *args: None)
+    for layer in backbone.decoder.layers:
+        layer.mlp.down_proj.register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
+    score(backbone, data, [LogProb()])
+    plain = scorer.contiguous(data, "policy")
+    prefixes = {(int(data.contexts["policy"]["tokens"][row, -1]), tuple(plain.ids[row, : place + 1].tolist()))
+                for row, place in (divmod(int(index), plain.ids.shape[1]) for index in plain.index)}  # fmt: skip
+    assert seen[-1] < seen[-2]
+    assert seen[-1] == (len(prefixes) if trees else int(data.mask.sum()))
+    score(backbone, data, [LogProb()])
+    assert not backbone.decoder.layers[-1].mlp._forward_hooks and not backbone.decoder.layers[-1].mlp._forward_pre_hooks
+
+
 def test_rows_that_share_little_stay_rows() -> None:
     ids = torch.arange(24).view(4, 6)
     six, two = torch.full((4,), 6), torch.full((4,), 2)
