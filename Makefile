@@ -23,12 +23,12 @@ test: $(READY)
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-# The same gradients as the peers: dev-only, in an environment of its own.
+# The same gradients as the peers, and with Liger's kernels: dev-only, in an environment of its own.
 PEERS := .venv-peers
 $(PEERS)/ready: pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0
-	$(PEERS)/bin/python -m pip install --quiet trl==1.16.0 transformers==5.23.0 pytest --editable .
+	$(PEERS)/bin/python -m pip install --quiet trl==1.16.0 transformers==5.23.0 liger-kernel==0.8.5 pytest --editable .
 	touch $(PEERS)/ready
 
 conformance: $(PEERS)/ready

@@ -11,9 +11,11 @@ import torch
 
 from quatrain.errors import QuatrainError, nearest
 from quatrain.models.causal_lm import CausalLM, quiet
+from quatrain.models.liger import use_liger
 from quatrain.models.masked_diffusion import MaskedDiffusionLM
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
+ATTENTION = {"auto": None, "sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,19 @@ def load_causal_lm(
     device: str = "auto",
     trust_remote_code: bool = False,
     chat_template: bool | None = None,
+    attention: str = "auto",
+    liger: bool = False,
 ) -> CausalLM | MaskedDiffusionLM:
     """The model and tokenizer of a Hugging Face directory or hub name, as a policy. Only safetensors are read.
 
     A directory whose configuration says ``diffusion`` is that of a masked-diffusion model.
 
-    dtype   "float32", "bfloat16" or "auto" (as saved). device  "auto" takes an accelerator if there is one.
+    dtype      "float32", "bfloat16" or "auto" (as saved). device  "auto" takes an accelerator if there is one.
+    attention  "sdpa" (torch's), "eager", "flash" (the package flash-attn; 16 bits, on a GPU), or "auto" (transformers' choice).
+    liger      Liger's kernels in norms and gated MLPs, on a GPU (see ``liger.use_liger``).
 
     Raises QuatrainError when the directory does not exist or holds no model, no safetensors or no tokenizer, when the
-    hub cannot be reached, and for an unknown dtype or a device that is not there.
+    hub cannot be reached, for an unknown dtype or attention, a device that is not there, and for kernels that cannot run here.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -59,17 +65,27 @@ def load_causal_lm(
 
     if dtype not in DTYPES:
         raise QuatrainError("unknown dtype", given=dtype, expected=", ".join(DTYPES), fix=nearest(dtype, DTYPES))
+    if attention not in ATTENTION:
+        raise QuatrainError("unknown attention", given=attention, expected=", ".join(ATTENTION), fix=nearest(attention, ATTENTION))
     name, place = str(name_or_path), _device(device)
+    if attention == "flash":
+        _check_flash(dtype, place)
     _check_directory(name)
     tokenizer = _tokenizer(name, trust_remote_code)
     try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(
-                name, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=trust_remote_code
+                name,
+                dtype=DTYPES[dtype],
+                attn_implementation=ATTENTION[attention],
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise _refusal(name, "model", error) from error
     model = model.to(place)
+    if liger:
+        use_liger(model)
     if gradient_checkpointing:
         enable_gradient_checkpointing(model)
     if lora is not None:
@@ -96,6 +112,21 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
         return get_peft_model(model, config)
     except ValueError as error:
         raise QuatrainError("the adapters do not fit the model", given=settings, expected=str(error), fix="targets='all-linear'") from error
+
+
+def _check_flash(dtype: str, place: torch.device) -> None:
+    """transformers would fetch a kernel from the hub in place of a missing package, or fail at the first forward."""
+    from transformers.utils import is_flash_attn_2_available
+
+    if place.type != "cuda" or dtype == "float32":
+        raise QuatrainError(
+            "flash attention runs in 16 bits on a GPU",
+            given=f"dtype={dtype} device={place}",
+            expected="dtype=bfloat16 device=cuda",
+            fix="attention=sdpa, which uses a flash kernel of torch's own where it can",
+        )
+    if not is_flash_attn_2_available():
+        raise QuatrainError("attention=flash needs the package flash-attn", fix="pip install flash-attn, or attention=sdpa")
 
 
 def _check_directory(name: str) -> None:

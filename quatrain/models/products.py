@@ -102,10 +102,13 @@ class _Linear(torch.autograd.Function):
 
 
 class FastLinear(TorchFunctionMode):
-    """Within it ``F.linear`` of fp32 CPU tensors uses ``product``, forward and backward; first derivatives only."""
+    """Within it ``F.linear`` of fp32 CPU tensors uses ``product``, forward and backward; first derivatives only.
+
+    What torch.compile traces keeps its own products: its compiler cannot lower oneDNN's with weights that change.
+    """
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if function is F.linear and not kwargs and len(args) >= 2:
+        if function is F.linear and not kwargs and len(args) >= 2 and not torch.compiler.is_compiling():
             x, weight = args[0], args[1]
             flat = x.reshape(-1, x.shape[-1])
             if type(x) is Tensor and _takes(flat, weight):

@@ -72,6 +72,8 @@ def load_bare(name: str, task: Any, settings: Settings) -> Policy:
         gradient_checkpointing=settings.gradient_checkpointing,
         device=settings.device,
         chat_template=settings.chat,
+        attention=settings.attention,
+        liger=settings.liger,
     )
 
 

@@ -43,6 +43,8 @@ class Settings(BaseModel):
 
     dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="of a Hugging Face model's weights")
     device: str = Field("auto", description="cpu, cuda …; auto takes an accelerator if there is one")
+    attention: Literal["auto", "sdpa", "eager", "flash"] = Field("auto", description="flash: the package flash-attn, 16 bits on a GPU")
+    liger: bool = Field(False, description="Liger's kernels in norms and gated MLPs, on a GPU")
     lora: int = Field(0, ge=0, description="rank of low-rank adapters; 0 trains all weights")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     chat: bool | None = Field(None, description="wrap plain prompts in the model's chat template; default: for chat messages only")

@@ -10,6 +10,7 @@ import torch
 from quatrain.errors import QuatrainError
 from quatrain.models.loading import LoraSettings, load_causal_lm
 from quatrain.parts.likelihoods import LogProb
+from quatrain.protocols import Sampling
 from tests.tiny_models import tiny_directory, tiny_model, tiny_tokenizer
 
 
@@ -64,6 +65,28 @@ def test_settings_are_checked(tmp_path) -> None:
         LoraSettings(rank=0)
     with pytest.raises(QuatrainError, match="all-linear"):
         load_causal_lm(folder, lora=LoraSettings(targets=["nonesuch"]), device="cpu")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_is_as_asked_and_changes_no_number(tmp_path: Path, attention: str) -> None:
+    ours = load_causal_lm(tiny_directory(tmp_path), device="cpu", attention=attention)
+    assert ours.backbone.model.config._attn_implementation == attention
+    batch = ours.sample([ours.encode("1+1="), ours.encode("12*34=")], 2, Sampling(max_actions=4), torch.arange(4))
+    torch.testing.assert_close(ours.score(batch, [LogProb()])[LogProb()], batch["behaviour_logp"], rtol=0, atol=2e-5)
+
+
+def test_flash_attention_is_refused_where_it_cannot_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_directory(tmp_path)
+    with pytest.raises(QuatrainError, match="did you mean 'flash'"):
+        load_causal_lm(folder, attention="flush", device="cpu")
+    with pytest.raises(QuatrainError, match="16 bits on a GPU"):
+        load_causal_lm(folder, attention="flash", dtype="bfloat16", device="cpu")
+    monkeypatch.setattr("quatrain.models.loading._device", lambda name: torch.device("cuda"))
+    with pytest.raises(QuatrainError, match="16 bits on a GPU"):
+        load_causal_lm(folder, attention="flash")
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: False)
+    with pytest.raises(QuatrainError, match="pip install flash-attn"):
+        load_causal_lm(folder, attention="flash", dtype="bfloat16")
 
 
 def test_pad_may_equal_eos(tmp_path) -> None:

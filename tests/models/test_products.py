@@ -62,3 +62,21 @@ def test_a_frozen_layer_gets_no_gradient(library: str) -> None:
         layer(x).sum().backward()
     assert layer.weight.grad is None and layer.bias.grad is None
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(130, -1))
+
+
+@pytest.mark.slow
+def test_what_is_compiled_keeps_its_own_products(library: str) -> None:
+    """torch's compiler cannot lower oneDNN's product with a weight that changes."""
+    seen = []
+
+    def look(graph: torch.fx.GraphModule, inputs: list) -> torch.fx.GraphModule:
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    layer, x = nn.Linear(32, 48), torch.randn(130, 32)
+    expected = layer(x)
+    layer.compile(backend=look)
+    with FastLinear():
+        ours = layer(x)
+    assert seen and not any("mkldnn" in name for name in seen)
+    torch.testing.assert_close(ours, expected)
