@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from quatrain.batch import Batch, Origin
 from quatrain.errors import QuatrainError
 from quatrain.models import backbone as halves
+from quatrain.models import prefix_tree
 from quatrain.models.decoding import Decoding, Samples, Stops
 from quatrain.models.features import hidden_features
 from quatrain.models.last_layer import LastLayer
@@ -67,6 +68,11 @@ class CausalLM:
     @property
     def device(self) -> torch.device:
         return self.backbone.head.weight.device
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether samples of one prompt that are scored together cost less than alone (``prefix_tree``)."""
+        return prefix_tree.fits(self.backbone)
 
     # -- text ------------------------------------------------------------------------------------------------------
     def encode(self, prompt: str | Messages) -> list[int]:

@@ -38,7 +38,9 @@ class Score:
     def __call__(self, state: State, batch: Batch) -> Batch:
         policy, role = state.models[self.model], self.role or self.model
         role = role if role in batch.contexts else "policy"
-        scores = scored(batch, lambda part: policy.score(part, [LogProb()], role=role), self.micro_tokens)
+        scores = scored(
+            batch, lambda part: policy.score(part, [LogProb()], role=role), self.micro_tokens, getattr(policy, "shares_prefixes", False)
+        )
         state.spent["tokens/scored"] += int(batch.mask.sum())
         return batch.with_columns(**{self.provides[0]: scores[LogProb()]})
 

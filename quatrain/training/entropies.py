@@ -24,6 +24,11 @@ class ScoreEntropy:
     def __call__(self, state: State, batch: Batch) -> Batch:
         plain = {part: {name: v for name, v in getattr(batch, part).items() if name != "temperature"} for part in ("columns", "rows")}
         policy = state.models["policy"]
-        scores = scored(replace(batch, **plain), lambda part: policy.score(part, [Entropy()]), self.micro_tokens)
+        scores = scored(
+            replace(batch, **plain),
+            lambda part: policy.score(part, [Entropy()]),
+            self.micro_tokens,
+            getattr(policy, "shares_prefixes", False),
+        )
         state.spent["tokens/scored"] += int(batch.mask.sum())
         return batch.with_columns(old_entropy=scores[Entropy()])

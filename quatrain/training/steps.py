@@ -148,13 +148,14 @@ class Fit:
     def gradient_parts(self, model: Any, others: Mapping[str, Any], batch: Batch) -> Iterator[dict[str, Measured]]:
         """Accumulate the gradient of one update, micro-batch by micro-batch; yields the measures of each."""
         current: dict[Any, Tensor] | None = None
+        shares = getattr(model, "shares_prefixes", False)
         if self.loss.live:
-            current = scored(batch, lambda part: self.loss.current(model, part, others), self.micro_tokens)
+            current = scored(batch, lambda part: self.loss.current(model, part, others), self.micro_tokens, shares)
         batch = self.loss.finalise(batch, current)
         active = self.loss.active(batch)
         if self.model == "policy":
             yield {"rows/active": (active.sum(), len(active))}
-        for part in micro_batches(batch.take(active), self.micro_tokens):
+        for part in micro_batches(batch.take(active), self.micro_tokens, shares):
             loss, measures = self.loss.loss(model, part, others)
             loss.backward()
             share = len(part) / int(active.sum())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -59,6 +61,37 @@ def test_micro_batches_hold_at_most_so_many_padded_positions():
     assert len(list(micro_batches(batch(lengths), 35))) == 1
 
 
+def cut(here: Batch, tokens: int, shares: bool = True) -> list[list[int]]:
+    return [part["number"].tolist() for part in micro_batches(here, tokens, shares)]
+
+
+def test_groups_stay_together_where_what_they_share_is_more_than_the_padding():
+    # Rows of 10 + 2 and 10 + 4 positions. By size the groups are cut through; together 10 positions of every second row are saved.
+    here = batch([2, 4, 2, 4], prompt=[7, 7, 3, 3], prompts=[10] * 4)
+    assert cut(here, 28, shares=False) == [[0, 2], [1, 3]]
+    assert cut(here, 28) == [[0, 1], [2, 3]]
+    # Rows of 1 + 1 and 1 + 30: a group together is 1 + 1 + 30 positions, two rows by size 2·2 and 2·31.
+    here = batch([1, 30, 1, 30], prompt=[7, 7, 3, 3], prompts=[1] * 4)
+    assert cut(here, 62) == [[0, 1], [2, 3]]
+    assert cut(batch([2, 4, 2, 4], prompt=[7, 7, 3, 3]), 8) == [[0, 2], [1, 3]]  # no prompts: nothing is said about sharing
+
+
+@pytest.mark.parametrize("alike, expected", [(True, [[0, 1], [2, 3]]), (False, [[0, 2], [1, 3]])])
+def test_equal_beginnings_of_answers_count(alike: bool, expected: list[list[int]]):
+    """Rows of 1 + 8 and 1 + 9: by size 2·9 + 2·10 positions. Groups that say the same are 1 + 9 each; others are padded to 2 · 2·10."""
+    here = batch([8, 9, 8, 9], prompt=[7, 7, 3, 3], prompts=[1] * 4)
+    here = replace(here, actions=torch.zeros_like(here.actions)) if alike else here
+    assert cut(here, 20) == expected
+
+
+@pytest.mark.parametrize("tokens", [5, 12, 24, 25, 40, 60, 100])
+def test_a_group_that_is_too_large_is_cut_and_every_row_is_there_once(tokens: int):
+    here = batch([2, 3, 1, 4, 2, 2, 5], prompt=[7, 7, 7, 7, 7, 3, 3], prompts=[8] * 7)
+    sizes, parts = row_sizes(here), cut(here, tokens)
+    assert sorted(row for part in parts for row in part) == list(range(7))
+    assert all(len(part) == 1 or len(part) * int(sizes[part].max()) <= tokens for part in parts)
+
+
 def test_scores_come_back_in_order_and_full_width():
     here = batch([5, 1, 4, 2])
     found = scored(here, lambda part: {"number": torch.where(part.mask, part["number"][:, None].double() + 1, 0.0)}, tokens=5)
@@ -66,4 +99,6 @@ def test_scores_come_back_in_order_and_full_width():
 
 
 def test_nothing_to_score():
+    grouped = batch([1, 2], prompt=[3, 3], prompts=[1, 1]).take([])
+    assert list(micro_batches(grouped, 5, shares=True)) == []
     assert scored(batch([1, 2]).take([]), lambda part: {"x": part.mask}, 10) == {} and list(micro_batches(batch([1]).take([]), 5)) == []
