@@ -93,6 +93,18 @@ def test_the_direction_of_the_perception_term_by_hand():
     assert weight.tolist() == [1.0] and ByOutcome(1.0, 0.1)(batch.with_rows(reward=torch.tensor([0.0]))).tolist() == pytest.approx([0.1])
 
 
+def test_on_average_it_leaves_what_would_be_said_blindly():
+    """Σ_a π(a) A(a) ∇log π(a) = ∇KL(π_m ‖ π), the corrupted side fixed; and the entropy term's mean Σ_a π(a) ∇log π(a) is 0."""
+    logits = torch.tensor([0.3, -0.2, 1.0, 0.1], dtype=torch.float64, requires_grad=True)
+    dark, logp = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64), torch.log_softmax(logits, 0)
+    batch = Batch(torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4))
+    advantage = Perception()(batch.with_columns(current_logp=logp.detach()[None], corrupted_logp=dark.log()[None]))[0]
+    (ours,) = torch.autograd.grad((logp.detach().exp() * advantage * logp).sum(), logits, retain_graph=True)
+    (theirs,) = torch.autograd.grad((dark * (dark.log() - logp)).sum(), logits, retain_graph=True)
+    (none,) = torch.autograd.grad((logp.detach().exp() * logp).sum(), logits)
+    assert torch.allclose(ours, theirs, rtol=1e-12, atol=0) and none.abs().max() < 1e-15
+
+
 # -- what is corrupted -------------------------------------------------------------------------------------------------
 def prompts(n: int = 8, length: int = 400) -> Batch:
     mask = torch.arange(length + 5) < torch.tensor([length - 3 * i for i in range(n)])[:, None]
