@@ -44,9 +44,10 @@ def papo(
     entropy  η, of the clean branch. The paper's Double Entropy Loss has −η₂ H[π_θ(·|I_m)] as well: without a gradient through the
              corrupted branch it is a constant, and left out.
 
-    With fresh samples the second g is on average γ ∇KL(π_θ(·|I_m) ‖ π_θ(·|I)), the first of them fixed: what would be said blindly becomes
-    less likely, without bound. A large γ is so maximised by unlikely answers (the paper's collapse): η is the remedy. Its g has mean 0 with
-    fresh samples; it holds on to what was sampled where samples are older than the weights (``minibatches``, three in the code).
+    With fresh samples the second g is, state by state, on average γ ∇KL(π_θ(·|I_m) ‖ π_θ(·|I)), the first of them fixed: what would be
+    said blindly becomes less likely, without bound. A large γ is so maximised by unlikely answers (the paper's collapse): η is the
+    remedy. On average its g is 0 with fresh samples; it holds on to what was sampled where samples are older than the weights
+    (``minibatches``, three in the code).
     → the base for γ = η = 0, and where I_m = I.
     A text's observation is what its task says is observed, else the whole prompt: tokens become ``fill`` (None: the piece that shows
     nothing, or token 0).
@@ -97,7 +98,7 @@ claim(
     settings=COLLAPSE,
     stand_in=LETTERS,
     why="1 is fifty times the γ at which the paper has no collapse. Where only the image is blanked and the answer is a word "
-    "(task=shapes?prior=0.5), neither 1 nor 10 did harm on a seed that is none of the claim's.",
+    "(task=shapes?prior=0.5) neither 1 nor 10 collapses, on a seed that is none of the claim's; 10 only learns more slowly.",
 )
 claim(
     "papo.entropy",
