@@ -10,11 +10,11 @@ from quatrain.errors import QuatrainError
 from quatrain.models.backbone import check, split
 from quatrain.models.distributions import Categorical
 from quatrain.models.scorer import score
-from quatrain.parts.likelihoods import Divergence, Entropy, LogProb
+from quatrain.parts.likelihoods import Candidates, Divergence, Entropy, LogProb
 from tests.tiny_models import ARCHITECTURES, tiny_model
 
 STATISTICS = [LogProb(), Entropy(), Divergence("teacher", "reverse"), Divergence("teacher", "forward"), Divergence("teacher", "jsd")]
-STATISTICS += [Divergence("teacher", "jsd", beta=0.3, cap=0.05, top=5)]
+STATISTICS += [Divergence("teacher", "jsd", beta=0.3, cap=0.05, top=5), Candidates(2)]
 
 
 def batch(size: int = 30, support: bool = False, temperature: bool = True, seed: int = 0) -> Batch:
