@@ -9,14 +9,16 @@ import pytest
 
 import quatrain
 from quatrain.errors import QuatrainError
+from quatrain.training import registry
 from tests.training.test_run import QUIET, language_model, letters
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    """The worked example's file, taken from the page."""
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The worked example's file, taken from the page. What it registers is forgotten again."""
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
     page = (DOCS / "adding-a-recipe.md").read_text()
     path = tmp_path / "mine.py"
     path.write_text(re.search(r"```python\n# mine.py\n(.*?)```", page, re.DOTALL)[1])

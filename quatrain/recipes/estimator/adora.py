@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Literal
 
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.lengths import LengthAdvantage
 from quatrain.recipes.basics.grpo import grpo
 from quatrain.training.recipe import Recipe
@@ -46,7 +47,7 @@ claim(
     "beats",
     "ADORA learns faster than GRPO: it ends at a higher accuracy after as many updates.",
     arms=("adora", "grpo:kl=0"),
-    settings={"task": "letters:chain?levels=2-5", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS | {"task": "letters:chain?levels=2-5"},
     stand_in="a character model of 0.2 million parameters and chains of operations, whose answers are as long as the chain, for models "
     "of 7 billion parameters on problems of competitions",
     why="The length of a correct chain is given by the problem, so that a longer answer is rarely a better one, and the weight mostly "

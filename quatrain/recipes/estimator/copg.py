@@ -5,6 +5,7 @@ from typing import Literal
 
 from quatrain.experiments.arms import Arm
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.experiments.miniatures.regularised_bandit import distances
 from quatrain.parts.aggregations import sequence_sum
 from quatrain.parts.baselines import RegularisedLeaveOneOut
@@ -59,7 +60,7 @@ claim(
     "beats",
     "On trajectories of the initial policy alone CoPG ends at a higher accuracy than REINFORCE without importance weights.",
     arms={"copg": Arm("copg", stale_copg), "rloo": Arm("rloo", stale_rloo)},
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="a character model of 0.2 million parameters and letter problems for a summarisation model and a learnt reward; accuracy "
     "for the regularised return; fresh samples of the initial policy for a data set",
     why="The paper's theorem is about the regularised optimum, not about accuracy; with rewards of 0 and 1 a wrong baseline hurts less.",

@@ -5,6 +5,7 @@ from typing import Literal
 
 from quatrain.estimator import Objective
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.bounds import Clip
 from quatrain.parts.consistency import ConsistencyAdvantage, EntropyGate
 from quatrain.recipes.basics.grpo import grpo, with_kl
@@ -57,7 +58,7 @@ claim(
     "beats",
     "Where most groups are all right or all wrong, COPO keeps learning: it ends at a higher accuracy than GRPO and DAPO's resampling.",
     arms={"copo": "copo:group=6", "grpo": "grpo:kl=0,group=6", "dapo": "dapo:group=6"},
-    settings={"task": "letters", "model": "tiny", "steps": 400, "tokens": 150_000, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS | {"steps": 400, "tokens": 150_000},
     budget="tokens",
     stand_in="a character model of 0.2 million parameters and letter problems of every level, most of which it always or never solves, for "
     "models of 3 and 7 billion parameters on mathematics",

@@ -4,6 +4,7 @@ from typing import Literal
 
 from quatrain.estimator import Term
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.aggregations import Over, sequence_mean
 from quatrain.parts.bounds import unbounded
@@ -69,7 +70,7 @@ claim(
     "beats",
     "DaGRPO ends at a higher accuracy than GRPO, and than either of its two halves.",
     arms={"dagrpo": "dagrpo", "grpo": "grpo:kl=0", "mask": "dagrpo:anchors=false", "anchors": "dagrpo:threshold=0"},
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="a character model of 0.2 million parameters and letter problems with exact solutions for models of 7 billion parameters; "
     "edit distance for the paper's score",
     why="Answers of a dozen characters that differ in one are as distinct as 0.1 allows: the mask rarely acts on short ones. "

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Literal
 
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.guides import Surprise
 from quatrain.parts.levels import TwoLevelClip
 from quatrain.recipes.basics.grpo import grpo
@@ -50,7 +51,7 @@ claim(
     "beats",
     "DHPO ends at a higher accuracy than GRPO, than GSPO, and than mixing first and clipping after.",
     arms=("dhpo:minibatches=4", "grpo:kl=0,minibatches=4", "gspo:minibatches=4", "dhpo:minimum=after,minibatches=4"),
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="a character model of 0.2 million parameters and letter problems for Qwen3 models on mathematics; the averaged mixture",
     why="The clip ranges are the parents', not the paper's. In answers of a dozen tokens the two ratios are close to each other.",
 )
@@ -59,7 +60,7 @@ claim(
     "beats",
     "DHPO guided by entropy ends at a higher accuracy than GRPO and than GSPO.",
     arms=("dhpo:guide=entropy,minibatches=4", "grpo:kl=0,minibatches=4", "gspo:minibatches=4"),
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="as for dhpo; entropies scaled between the least and the greatest of an update",
     why="As for dhpo; the scaling and the direction of the guide are inferred.",
 )

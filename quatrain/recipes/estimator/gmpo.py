@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Literal
 
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.aggregations import sequence_mean, sequence_sum
 from quatrain.parts.levels import GeometricClip
@@ -48,7 +49,7 @@ claim(
     "beats",
     "With several updates per batch and a high learning rate GMPO ends at a higher accuracy than GRPO.",
     arms=("gmpo:minibatches=8", "grpo:kl=0,minibatches=8"),
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="a character model of 0.2 million parameters and letter problems for Qwen2.5-Math 7B on mathematics; each recipe's clip range",
     why="Outlying ratios, which the geometric mean tames, are rare in answers of a dozen tokens.",
 )
@@ -57,7 +58,7 @@ claim(
     "beats",
     "The weights that GMPO gives stay closer to 1 than GRPO's: the policy moves less far from the one that sampled (mean KL of an update).",
     arms=("gmpo:minibatches=8", "grpo:kl=0,minibatches=8"),
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     metric="kl",
     higher=False,
     stand_in="as for gmpo; the KL to the policy that sampled, of the last round, for the range of the ratio",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.bounds import Clip
 from quatrain.parts.denominators import Ratio
 from quatrain.recipes.basics.grpo import grpo
@@ -26,7 +27,7 @@ claim(
     "beats",
     "With several updates per batch GSPO learns faster than GRPO: it ends at a higher accuracy after as many updates.",
     arms=("gspo:minibatches=4", "grpo:kl=0,minibatches=4"),
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="a dense character model of 0.2 million parameters and letter problems for a mixture of experts of 30 billion on mathematics, "
     "code and problems of competitions; each recipe's published clip range; no noise of routing",
     why="The paper's case rests on the noise of routing between experts and on answers of thousands of tokens; with answers of a dozen "

@@ -5,6 +5,7 @@ from typing import Literal
 
 from quatrain.controllers.heat import HEAT, EntropyScale
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.knobs import Knob
 from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.natures import Heat, Nature, NatureClip, Redistribution
@@ -76,7 +77,7 @@ claim(
         "redistribution": "hapo-token:group=8,minibatches=4,share=0",
         "clip": "hapo-token:group=8,minibatches=4,widen=0",
     },
-    settings={"task": "letters:chain?levels=2-5", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS | {"task": "letters:chain?levels=2-5"},
     stand_in="a character model of 0.2 million parameters and chains of operations for models of 1.5 billion parameters and more",
     why="Most characters of a chain are certain, so that the smallest entropy stretches the lower half of the scale; five per cent of a "
     "temperature is little. Draws are not charged: arms spend equal updates.",

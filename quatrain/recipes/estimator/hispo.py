@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Literal
 
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.knobs import Knob
 from quatrain.parts.aggregations import ConstantLength
 from quatrain.parts.bounds import Clip
@@ -80,7 +81,7 @@ claim(
     "beats",
     "With an engine that rounds and lags eight rounds, HisPO ends higher than GRPO, GSPO and truncated weights.",
     arms={"hispo": "hispo:refresh=8,bits=5", "grpo": late_grpo, "gspo": late_gspo, "tis": late_tis},
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="a dense character model with weights of 5 binary digits for the engine of a mixture of experts; letter problems for proofs; "
     "the reward-hacking half (a checker with a hole) is left out",
     why="Rounding a dense model is milder than experts that are routed differently, and answers are too short for it to add up. The "

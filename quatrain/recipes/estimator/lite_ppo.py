@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Literal
 
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.aggregations import sequence_mean, token_mean
 from quatrain.parts.bounds import Clip
@@ -49,7 +50,7 @@ claim(
     "beats",
     "Lite PPO's two tricks beat GRPO, and DAPO with its five, after as many samples.",
     arms=("lite-ppo:minibatches=4", "grpo:kl=0,minibatches=4", "dapo:minibatches=4"),
-    settings={"task": "letters", "model": "tiny", "steps": 400, "tokens": 150_000, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS | {"steps": 400, "tokens": 150_000},
     budget="tokens",
     stand_in="a character model of 0.2 million parameters, warmed up on letter problems, for Qwen3 4B and 8B base models on mathematics",
     why="Answers here end within a dozen tokens, so that the kind of mean hardly matters. All samples are charged, dropped ones too.",

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Literal
 
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.experiments.miniatures.baseline_noise import noises
 from quatrain.parts.aggregations import sequence_sum, token_mean
 from quatrain.parts.baselines import WeightedBaseline
@@ -33,7 +34,7 @@ claim(
     "beats",
     "One exactly on-policy update per batch with the length-weighted baseline ends at a higher accuracy than GRPO with several.",
     arms=("opo", "grpo:kl=0,minibatches=4"),
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     budget="tokens",
     stand_in="a character model of 0.2 million parameters and letter problems for a distilled Qwen 7B on mathematics",
     why="At equal samples GRPO takes four updates where OPO takes one; with the same learning rate that is an advantage which the "

@@ -5,6 +5,7 @@ from typing import Literal
 from quatrain.errors import QuatrainError
 from quatrain.experiments.arms import Arm
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.experiments.miniatures.probe_noise import noises
 from quatrain.parts.advantages import LeaveOneOut
 from quatrain.parts.aggregations import token_mean
@@ -72,7 +73,7 @@ claim(
         "grpo": Arm("grpo", token_grpo),
         "rloo": "poise:baseline=others,prompts=64",
     },
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     budget="tokens",
     stand_in="a character model of 0.2 million parameters and letter problems of five levels for Qwen3-4B and a distilled 1.5B on "
     "mathematics; 128 answers per update in every arm",

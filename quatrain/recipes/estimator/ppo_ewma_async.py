@@ -5,6 +5,7 @@ from typing import Literal
 
 from quatrain.controllers.resets import ResetBelow
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.knobs import Knob
 from quatrain.parts.aggregations import token_mean
 from quatrain.parts.bounds import Clip
@@ -77,7 +78,7 @@ claim(
     "beats",
     "With an engine that rounds and lags eight rounds, the averaged proxy ends higher than one ratio, and than the linear proxy.",
     arms={"ewma": f"ppo-ewma-async:{LATE}"} | {proxy: f"ppo-ewma-async:proxy={proxy},{LATE}" for proxy in ("coupled", "linear")},
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="a character model with weights of 6 binary digits, published every 8 rounds, for an asynchronous pipeline of agents",
     why="The policy of 200 small updates moves little in eight of them, so that ratios seldom reach the clip. That the average comes "
     "near the exact snapshot is not tested here.",

@@ -5,6 +5,7 @@ from typing import Literal
 
 from quatrain.controllers.quantiles import QuantileTracker
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.knobs import Knob
 from quatrain.parts.aggregations import token_mean
 from quatrain.parts.risk import TailWeighted
@@ -65,7 +66,7 @@ def riskpo(
 
 
 COMMON = {
-    "settings": {"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 256, "eval_samples": 8, "eval_every": 50},
+    "settings": LETTERS | {"eval_count": 256, "eval_samples": 8},
     "smoke": {"steps": 2, "prompts": 2, "eval_count": 8, "eval_samples": 8},
     "metric": "pass@8",
     "stand_in": "a character model of 0.2 million parameters and letter problems for models of 1.5 and 7 billion on mathematics and code; "

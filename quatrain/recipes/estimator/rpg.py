@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Literal
 
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.bounds import Clip, unbounded
 from quatrain.parts.divergences import Clamp, FDivergence, Kind, Regularised
@@ -59,7 +60,7 @@ claim(
     "beats",
     "With four updates per batch RPG ends at a higher accuracy than GRPO and DAPO.",
     arms={"rpg": "rpg:group=8,minibatches=4", "grpo": "grpo:kl=0,minibatches=4", "dapo": "dapo:minibatches=4"},
-    settings={"task": "letters", "model": "tiny", "steps": 400, "tokens": 150_000, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS | {"steps": 400, "tokens": 150_000},
     budget="tokens",
     stand_in="a character model of 0.2 million parameters and letter problems for models of 4 and 7 billion parameters on mathematics",
     why="At the paper's β = 1e-4 the penalty is small beside the reward: from DAPO it then differs in the standard deviation and the dual "

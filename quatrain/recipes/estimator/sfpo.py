@@ -5,6 +5,7 @@ from typing import Literal
 
 from quatrain.controllers.triggers import LeavesWindow
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.knobs import Knob
 from quatrain.recipes.basics.grpo import grpo
 from quatrain.training.recipe import Recipe
@@ -46,7 +47,7 @@ claim(
     "beats",
     "After as many rollouts SFPO ends at a higher accuracy than GRPO with one step per batch, and than GRPO with as many plain steps.",
     arms={"sfpo": "sfpo", "grpo": "grpo", "reuse": "grpo:epochs=4"},
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="a character model of 0.2 million parameters and letter problems for models of 1.5 to 7 billion on mathematics; accuracy "
     "after equally many rollouts for rollouts to an accuracy; the arm without adaptive exit is left out",
     why="SFPO makes four gradients per batch where GRPO makes one. Its constants are not known from the paper.",

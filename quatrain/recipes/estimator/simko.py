@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from quatrain.estimator import Objective
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.aggregations import token_mean
 from quatrain.parts.forks import ForkWeight
 from quatrain.parts.likelihoods import Candidates
@@ -62,7 +63,7 @@ claim(
     "beats",
     "SimKO's greedy accuracy ends above GRPO's.",
     arms={"simko": "simko", "grpo": "simko:smooth=0,press=1"},
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="as for simko",
     why="The paper claims equal or better: an inconclusive verdict is no word against it.",
 )

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Literal
 
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.aggregations import token_mean
 from quatrain.parts.baselines import Affine
 from quatrain.parts.bounds import Clip
@@ -68,7 +69,7 @@ claim(
         "batch mean": "single-stream-po:baseline=batch,prioritised=false,prompts=128",
         "in order": "single-stream-po:prioritised=false,prompts=128",
     },
-    settings={"task": "letters?train=256", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS | {"task": "letters?train=256"},
     stand_in="a character model and 256 letter problems for Qwen3-8B on mathematics; 128 responses per update in every arm, and 2048 more "
     "of the initial policy to begin the trackers; the time that a round waits for its longest answer is not simulated",
     why="With 256 problems memory of them may decide, and the offline responses are not charged against the other arms.",

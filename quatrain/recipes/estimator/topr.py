@@ -4,6 +4,7 @@ from typing import Literal
 
 from quatrain.experiments.arms import Arm
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.parts.baselines import Affine
 from quatrain.parts.denominators import Ratio
 from quatrain.parts.tapers import TaperBySign
@@ -69,7 +70,7 @@ claim(
         "clip": Arm("clip", stale_grpo),
         "positives": "topr:taper=positives",
     },
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="a character model of 0.2 million parameters and letter problems for Llama 3 8B on GSM8K and MATH; fresh samples of the "
     "initial policy in every round for a data set sampled once; the DPO arm is left out",
     why="REINFORCE collapses and PPO's clip stands still, as the paper says; imitation of the solved alone is as good as TOPR: samples of "

@@ -5,6 +5,7 @@ from typing import Literal
 from quatrain.estimator import Objective, Term
 from quatrain.experiments.arms import Arm
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import LETTERS
 from quatrain.knobs import Knob
 from quatrain.parts.advantages import GroupRelative, one
 from quatrain.parts.aggregations import PerGroup
@@ -88,7 +89,7 @@ claim(
         "grpo": "grpo:kl=0",
         "sft→grpo": Arm("sft→grpo", imitate_then_explore, {"steps": 100}),
     },
-    settings={"task": "letters", "model": "tiny", "steps": 200, "prompts": 16, "eval_count": 512, "eval_every": 50},
+    settings=LETTERS,
     stand_in="a character model of 0.2 million parameters and letter problems with worked solutions for Qwen2.5-Math on problems of "
     "competitions with answers of a larger model; the paper's LUFFY arm is left out",
     why="The demonstrations here are exact and short, so that plain imitation is stronger than it is on a larger model's long answers.",
