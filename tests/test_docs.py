@@ -18,6 +18,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The worked example's file, taken from the page. What it registers is forgotten again."""
+    registry.entries()  # what is loaded for the first time must not be forgotten with it
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
     page = (DOCS / "adding-a-recipe.md").read_text()
     path = tmp_path / "mine.py"
