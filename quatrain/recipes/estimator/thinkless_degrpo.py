@@ -82,7 +82,8 @@ def arms(*names: str) -> dict[str, Arm]:
 
 
 SAYS = "{} keeps worked answers for hard problems: their share there, less that on easy ones, ends higher than GRPO's with its rewards."
-claim("thinkless-degrpo", "beats", SAYS.format("DeGRPO"), arms=arms("degrpo", "grpo"), metric="worked/gap", **COMMON)
+# Of five seeds GRPO collapsed on one, which decides nothing about a chance: hence twenty.
+claim("thinkless-degrpo", "beats", SAYS.format("DeGRPO"), arms=arms("degrpo", "grpo"), metric="worked/gap", seeds=20, **COMMON)
 SAYS = SAYS.format("DeGRPO as in the released code")
 claim("thinkless-degrpo.code", "beats", SAYS, arms=arms("code", "grpo"), metric="worked/gap", **COMMON)
 SAYS = "DeGRPO ends with fewer worked answers than GRPO that is rewarded for right answers alone."
