@@ -16,6 +16,8 @@ from pathlib import Path
 from time import perf_counter
 
 HERE = Path(__file__).resolve().parent
+TABLES = "<!-- recorded tables, put here by the scripts -->\n"
+ORDER = ("step", "reward", "sampler", "scorer", "scaling", "threads", "phases", "compile", "")
 PEERS = "torch==2.13.0 trl==1.16.0 transformers==5.23.0"
 
 
@@ -114,7 +116,7 @@ def machine(threads: int) -> str:
 
 
 def report(name: str, threads: int, columns: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str] = ()) -> None:
-    """Print a Markdown table, and keep it in benchmarks/results."""
+    """Print a Markdown table, keep it in benchmarks/results, and put it into benchmarks/README.md."""
     lines = [f"**{name}** – {machine(threads)}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |" for row in rows]
     lines += ["", *notes]
@@ -122,8 +124,13 @@ def report(name: str, threads: int, columns: Sequence[str], rows: Sequence[Seque
     folder = HERE / "results"
     folder.mkdir(exist_ok=True)
     (folder / f"{name.replace(' ', '-')}.md").write_text("\n".join(lines).strip() + "\n")
-    (folder / f"{name.replace(' ', '-')}.json").write_text(
-        json.dumps(
-            {"machine": machine(threads), "columns": list(columns), "rows": [list(row) for row in rows], "notes": list(notes)}, indent=1
-        )
-    )
+    whole = {"machine": machine(threads), "columns": list(columns), "rows": [list(row) for row in rows], "notes": list(notes)}
+    (folder / f"{name.replace(' ', '-')}.json").write_text(json.dumps(whole, indent=1))
+    if (page := HERE / "README.md").exists():
+        page.write_text(page.read_text().partition(TABLES)[0] + TABLES + tables(folder))
+
+
+def tables(folder: Path) -> str:
+    """All recorded tables, in the order of the scripts' names."""
+    found = sorted(folder.glob("*.md"), key=lambda path: ([path.stem.startswith(kind) for kind in ORDER].index(True), path.stem))
+    return "".join(f"\n{path.read_text()}" for path in found)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from quatrain.experiments.arms import Arm
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import MODES
 from quatrain.parts.bounds import Clip
 from quatrain.parts.modes import HybridGroup
 from quatrain.recipes.basics.grpo import grpo, with_kl
@@ -59,8 +60,7 @@ def no_choice() -> Recipe:
 
 ARMS = {"hgpo": Arm("hgpo", marked), "grpo": Arm("grpo", "grpo", {"kl": 0.001}), "no choice": Arm("no choice", no_choice)}
 COMMON = {
-    "settings": {"task": "letters:modes?levels=1-5", "model": "tiny:modes", "steps": 200, "prompts": 16}
-    | {"eval_count": 512, "eval_samples": 4, "eval_every": 100},
+    "settings": MODES,
     "smoke": {"eval_samples": 2},
     "stand_in": "a character model of 0.2 million parameters, taught to open an answer with # and work it out, or with > and give it at "
     "once, by the toss of a coin whatever the problem, for models of 1.5 and 7 billion fine-tuned on thinking for hard and direct answers "

@@ -6,6 +6,7 @@ from typing import Literal
 from quatrain.estimator import Objective
 from quatrain.experiments.arms import Arm
 from quatrain.experiments.claims import claim
+from quatrain.experiments.laboratories import MODES
 from quatrain.parts.advantages import GroupRelative
 from quatrain.parts.aggregations import sequence_sum, token_mean
 from quatrain.parts.control import after_first, first_action, trajectory_mean
@@ -65,8 +66,7 @@ ARMS = {
     "no cost": Arm("no cost", "grpo", {"kl": 0.001}),
 }
 COMMON = {
-    "settings": {"task": "letters:modes?levels=1-5", "model": "tiny:modes", "steps": 200, "prompts": 16}
-    | {"eval_count": 512, "eval_samples": 4, "eval_every": 100},
+    "settings": MODES,
     "smoke": {"eval_samples": 2},
     "stand_in": "a character model of 0.2 million parameters, taught to open an answer with # and work it out, or with > and give it at "
     "once, by the toss of a coin, for a distilled model of 1.5 billion parameters warmed up on both modes; α = 1 at 2 to 14 characters "
