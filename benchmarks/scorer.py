@@ -3,6 +3,7 @@
 The loss is Σ c·log π with fixed coefficients, as a policy gradient's; the entropy is measured. Same weights, same tokens.
 
     python benchmarks/scorer.py --peer-python trl-env/bin/python
+    python benchmarks/scorer.py --peer-python trl-env/bin/python --exact 1    # how far each is from float64 instead
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ def model():
     ).eval()  # fmt: skip
 
 
+def problem(rows: int, length: int):
+    """Tokens [rows, length + 1] and coefficients [rows, length]."""
+    import torch
+
+    ids = torch.randint(2, VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(1))
+    return ids, torch.randn(rows, length, generator=torch.Generator().manual_seed(2)) / (rows * length)
+
+
 def sides(rows: int, length: int) -> dict:
     """name → a function that leaves the gradient of the same loss in its model; returns model, log-probability and entropy."""
     import torch
@@ -42,8 +51,7 @@ def sides(rows: int, length: int) -> dict:
     from quatrain.models.scorer import score
     from quatrain.parts.likelihoods import Entropy, LogProb
 
-    ids = torch.randint(2, VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(1))
-    coefficient = torch.randn(rows, length, generator=torch.Generator().manual_seed(2)) / (rows * length)
+    ids, coefficient = problem(rows, length)
     shared = model()
 
     def ours():
@@ -122,11 +130,14 @@ def head_alone(positions: int):
 
 
 def main() -> None:
-    args = arguments(__doc__, rows=(16, "sequences"), length=(512, "actions of each"))
+    args = arguments(__doc__, rows=(16, "sequences"), length=(512, "actions of each"), exact=(0, "1: distances from float64, no times"))
     if args.memory:
         run = sides(args.rows, args.length)[args.memory]
         gc.collect()
         print(peak_above(run))
+        return
+    if args.exact:
+        exactness(args)
         return
     runs, positions = sides(args.rows, args.length), args.rows * args.length
     timed = {name: run for name, run in runs.items() if name != "full logits" or positions <= 1024}
@@ -148,9 +159,43 @@ def main() -> None:
         f"{median([h / f for h, f in zip(products['head'], products['floor'], strict=True)]):.2f}×. The same products by torch.mm: "
         f"{spread(products['torch.mm'])}.",
     ]
-    notes += differences(results.pop("quatrain"), results)
+    mine = results.pop("quatrain")
+    for name, theirs in results.items():
+        log_prob, entropy, gradient = gaps(mine, theirs)
+        notes.append(
+            f"Largest difference from {name}: log-probability {log_prob:.1e}, entropy {entropy:.1e}, gradient {gradient:.1e} (relative)."
+        )
     columns = ("side", "time", "of quatrain's", "peak memory", "of quatrain's")
     report(f"scorer {args.rows}x{args.length} threads {args.threads}", args.threads, columns, table, notes)
+
+
+def exactness(args) -> None:
+    """How far values and gradients of every side are from the plain computation in float64."""
+    truth = found(*in_float64(args.rows, args.length))
+    rows = []
+    for name, run in sides(args.rows, args.length).items():
+        if name != "full logits" or args.rows * args.length <= 1024:
+            rows.append((name, *(f"{gap:.1e}" for gap in gaps(found(*run()), truth))))
+    name = f"scorer exactness {args.rows}x{args.length} threads {args.threads}"
+    report(name, args.threads, ("side", "log-probability", "entropy", "gradient"), rows, ["The largest error, of the largest value."])
+
+
+def in_float64(rows: int, length: int):
+    """As a side: logits, softmax and autograd in double precision, 64 positions at a time."""
+    import torch
+
+    exact = model().double()
+    ids, coefficient = problem(rows, length)
+    hidden = exact.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)
+    states, log_probs, entropies = hidden.detach().requires_grad_(), [], []
+    for part in torch.arange(rows * length).split(64):
+        log_p = (states[part] @ exact.lm_head.weight.T).log_softmax(-1)
+        chosen = log_p.gather(-1, ids[:, 1:].flatten()[part, None])[:, 0]
+        (-(coefficient.flatten()[part].double() * chosen).sum()).backward()
+        log_probs.append(chosen.detach())
+        entropies.append(-(log_p.detach().exp() * log_p.detach()).sum(-1))
+    hidden.backward(states.grad)
+    return exact, torch.cat(log_probs).view(rows, length), torch.cat(entropies).view(rows, length)
 
 
 def found(model, log_prob, entropy) -> tuple:
@@ -158,17 +203,11 @@ def found(model, log_prob, entropy) -> tuple:
     return log_prob, entropy, [parameter.grad.clone() for parameter in model.parameters()]
 
 
-def differences(mine: tuple, others: dict) -> list[str]:
-    """How far values and gradients are from the other sides', relative to the largest."""
-    notes = []
-    for name, theirs in others.items():
-        gap = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(mine[:2], theirs[:2], strict=True)]
-        largest = max(gradient.abs().max() for gradient in theirs[2])
-        slope = max((a - b).abs().max() / largest for a, b in zip(mine[2], theirs[2], strict=True)).item()
-        notes.append(
-            f"Largest difference from {name}: log-probability {gap[0]:.1e}, entropy {gap[1]:.1e}, gradient {slope:.1e} (relative)."
-        )
-    return notes
+def gaps(mine: tuple, theirs: tuple) -> tuple[float, float, float]:
+    """Largest differences of log-probability, entropy and gradient, each relative to the largest of ``theirs``."""
+    largest = max(gradient.abs().max() for gradient in theirs[2])
+    values = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(mine[:2], theirs[:2], strict=True)]
+    return *values, max((a - b).abs().max() / largest for a, b in zip(mine[2], theirs[2], strict=True)).item()
 
 
 if __name__ == "__main__":
