@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quatrain.batch import Batch, group_index
 from quatrain.errors import QuatrainError
+from quatrain.models.opened import only_token
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,7 @@ def observed(state: Any) -> Tensor | None:
     if pieces is None:
         return None
     policy = state.models["policy"]
-    ids = [policy.encode_completion(piece)[:-1] for piece in pieces]  # without a chat's template, and without the end
-    if several := [piece for piece, found in zip(pieces, ids, strict=True) if len(found) != 1]:
-        raise QuatrainError(
-            "what is observed comes in pieces of one token each", given=repr(several[0]), fix="a model that has these tokens"
-        )
-    return torch.tensor([found[0] for found in ids], device=policy.device)
+    return torch.tensor([only_token(policy, piece) for piece in pieces], device=policy.device)
 
 
 def struck(shape: tuple[int, ...], rate: float, seed: int, index: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +10,11 @@ from torch import Tensor
 
 from quatrain.batch import Batch, group_index, group_sum
 from quatrain.errors import QuatrainError
+from quatrain.models.opened import Opened, only_token
 from quatrain.parts.control import first_action
 from quatrain.parts.modes import DIRECT, THINKING, preferred_mode
 from quatrain.protocols import Sampling
 from quatrain.rollout.sources import OnPolicy, charge
-
-
-class Opened:
-    """A policy whose every prompt goes on with given tokens; in all else it is the policy."""
-
-    def __init__(self, policy: Any, tokens: Sequence[int]):
-        self.policy, self.tokens = policy, tokens
-
-    def encode(self, prompt: Any) -> list[int]:
-        return [*self.policy.encode(prompt), *self.tokens]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.policy, name)
 
 
 @dataclass(frozen=True)
@@ -130,13 +117,3 @@ class HybridAccuracy:
                 {"modes/accuracy": ((chosen == wanted)[both].sum(), both.sum()), "modes/direct": (chosen[both].sum(), both.sum())}
             )
         return batch
-
-
-def only_token(policy: Any, text: str) -> int:
-    """The one token of an opening. Raises QuatrainError if it has several."""
-    *tokens, _ = policy.encode_completion(text)
-    if len(tokens) != 1:
-        raise QuatrainError(
-            "a mode's opening is one token", given=f"{text!r}: {len(tokens)} tokens", fix="a single character, or add it to the vocabulary"
-        )
-    return tokens[0]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from quatrain.errors import QuatrainError
+from quatrain.models.opened import Opened, only_token
 from quatrain.protocols import Sampling
-from quatrain.rollout.forced import Opened, only_token
 from quatrain.tasks.cache import cached
 from quatrain.tasks.embedded import LESSONS, tiny, tokenizer, untrained
 from quatrain.tasks.letters import KINDS, Problems, letters, split_of

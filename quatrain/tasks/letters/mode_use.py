@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from quatrain.models.opened import Opened, only_token
 from quatrain.parts.modes import thinking_pays
 from quatrain.protocols import Item, Policy, Sampling
-from quatrain.rollout.forced import Opened, only_token
 from quatrain.tasks.letters.modes import DIRECT, EASY, WORKED
 from quatrain.tasks.text import TextTask
 
