@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import HERE, arguments, interleaved, median, memory_of, peak_above, report
 
-TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+TOKENS = tuple(2**power for power in range(8, 18))
 LENGTH = 64
 
 
