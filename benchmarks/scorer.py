@@ -161,9 +161,10 @@ def main() -> None:
     ]
     mine = results.pop("quatrain")
     for name, theirs in results.items():
-        log_prob, entropy, gradient = gaps(mine, theirs)
+        log_prob, entropy, gradient, norm = gaps(mine, theirs)
         notes.append(
-            f"Largest difference from {name}: log-probability {log_prob:.1e}, entropy {entropy:.1e}, gradient {gradient:.1e} (relative)."
+            f"Largest difference from {name}, relative: log-probability {log_prob:.1e}, entropy {entropy:.1e}, gradient {gradient:.1e} "
+            f"(norm {norm:.1e})."
         )
     columns = ("side", "time", "of quatrain's", "peak memory", "of quatrain's")
     report(f"scorer {args.rows}x{args.length} threads {args.threads}", args.threads, columns, table, notes)
@@ -177,7 +178,13 @@ def exactness(args) -> None:
         if name != "full logits" or args.rows * args.length <= 1024:
             rows.append((name, *(f"{gap:.1e}" for gap in gaps(found(*run()), truth))))
     name = f"scorer exactness {args.rows}x{args.length} threads {args.threads}"
-    report(name, args.threads, ("side", "log-probability", "entropy", "gradient"), rows, ["The largest error, of the largest value."])
+    report(
+        name,
+        args.threads,
+        ("side", "log-probability", "entropy", "gradient", "gradient, norm"),
+        rows,
+        ["The largest error, of the largest value; of the gradient also the norm of its error, of its norm."],
+    )
 
 
 def in_float64(rows: int, length: int):
@@ -203,11 +210,14 @@ def found(model, log_prob, entropy) -> tuple:
     return log_prob, entropy, [parameter.grad.clone() for parameter in model.parameters()]
 
 
-def gaps(mine: tuple, theirs: tuple) -> tuple[float, float, float]:
-    """Largest differences of log-probability, entropy and gradient, each relative to the largest of ``theirs``."""
+def gaps(mine: tuple, theirs: tuple) -> tuple[float, float, float, float]:
+    """Largest differences of log-probability, entropy and gradient, each relative to the largest of ``theirs``; that of the
+    gradient also as a norm, of its norm."""
     largest = max(gradient.abs().max() for gradient in theirs[2])
     values = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(mine[:2], theirs[:2], strict=True)]
-    return *values, max((a - b).abs().max() / largest for a, b in zip(mine[2], theirs[2], strict=True)).item()
+    pairs = list(zip(mine[2], theirs[2], strict=True))
+    norm = sum((a - b).double().square().sum() for a, b in pairs) / sum(b.double().square().sum() for _, b in pairs)
+    return *values, max((a - b).abs().max() / largest for a, b in pairs).item(), norm.sqrt().item()
 
 
 if __name__ == "__main__":
