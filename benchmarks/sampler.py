@@ -16,10 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, interleaved, median, report, spread
 
-UNTAUGHT = ", untaught"
 
-
-def case(kind: str, prompts: int, group: int, longest: int, forced: bool) -> tuple[dict[str, Any], dict[str, float]]:
+def case(kind: str, prompts: int, group: int, longest: int, forced: bool, taught: bool = True) -> tuple[dict[str, Any], dict[str, float]]:
     """The two sides of a case, and where each notes its mean number of tokens."""
     import torch
 
@@ -28,9 +26,8 @@ def case(kind: str, prompts: int, group: int, longest: int, forced: bool) -> tup
     from quatrain.models.sampler import Stops, sample
     from quatrain.protocols import Sampling
 
-    model, tokens = load(kind.removesuffix(UNTAUGHT))
-    model = untaught() if kind.endswith(UNTAUGHT) else model
-    kind = kind.removesuffix(UNTAUGHT)
+    model, tokens = load(kind)
+    model = model if taught else untaught()
     model.eval()
     encoded = [tokens(Problems(kind)[i].prompt).input_ids for i in range(prompts)]
     width = max(map(len, encoded))
@@ -58,14 +55,14 @@ def case(kind: str, prompts: int, group: int, longest: int, forced: bool) -> tup
 def main() -> None:
     args = arguments(__doc__)
     rows = []
-    for name, kind, prompts, group, longest, forced in (
+    for name, *shape in (
         ("8 rows × 64 tokens", "chain", 1, 8, 64, True),
         ("512 rows × 64 tokens", "chain", 64, 8, 64, True),
         ("512 rows, short answers", "short", 64, 8, 8, False),
         ("512 rows, chains", "chain", 64, 8, 64, False),
-        ("512 rows × 64 tokens, none alike", "chain" + UNTAUGHT, 64, 8, 64, True),
+        ("512 rows × 64 tokens, none alike", "chain", 64, 8, 64, True, False),
     ):
-        sides, seen = case(kind, prompts, group, longest, forced)
+        sides, seen = case(*shape)
         times = interleaved(sides, args.repeats)
         ratio = median([b / a for a, b in zip(times["quatrain"], times["generate"], strict=True)])
         lengths = f"{seen['quatrain']:.1f} and {seen['generate']:.1f}"

@@ -42,6 +42,6 @@ def test_a_step_of_the_reference_is_timed(bench, monkeypatch: pytest.MonkeyPatch
 
 def test_the_sampler_is_timed_beside_generate(bench, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sampler.case
-    monkeypatch.setattr(sampler, "case", lambda name, prompts, group, longest, forced: whole(name, min(prompts, 2), group, 4, forced))
+    monkeypatch.setattr(sampler, "case", lambda kind, prompts, group, longest, *rest: whole(kind, min(prompts, 2), group, 4, *rest))
     rows = bench(sampler)["rows"]
     assert len(rows) == 5 and rows[0][1] == "4.0 and 4.0"
